@@ -1,0 +1,295 @@
+"""What a wing may ask about a caller or peer: is it allowed, is it within its quota?
+
+This is the only door to polkit and to quotas, for D-Bus callers and native peers alike.
+Whatever can't be answered means no.
+"""
+
+import asyncio
+import contextlib
+import logging
+import select
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+
+from buswork.bus.caller import Callers, Peer
+from buswork.bus.polkit import INTERACTIVE_SECONDS, PLAIN_SECONDS, Answer, Polkit, PolkitAbsent
+from buswork.errors import (
+    AccessDenied,
+    BusworkError,
+    Busy,
+    Gone,
+    InteractiveAuthorizationRequired,
+    LimitsExceeded,
+    TimedOut,
+)
+from buswork.log import DENIED, event
+
+log = logging.getLogger(__name__)
+
+# How long a plain yes is believed without asking again; an administrator's change of a rule
+# is heard of at once (polkit's Changed), the end of a session within this time.
+KEEP_SECONDS = 5.0
+# Decisions kept, over all callers; beyond that all are asked anew.
+MAX_KEPT = 4096
+# The bus lets us have 128 unanswered calls. 64 prompts and 32 plain questions leave 32 for
+# everything else that we ask others.
+PLACES_INTERACTIVE = 64
+PLACES_INTERACTIVE_PER_UID = 4
+PLACES_PLAIN = 32
+# Plain questions that wait for a place. A looping rule holds the places for 15 s at most.
+MAX_WAITING_PLAIN = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one uid may have at once; uid 0 too."""
+
+    # Calls that wait for a prompt, a device or a peer. As many as a busy desktop program
+    # keeps in flight, half of what the bus lets one connection have.
+    calls: int = 64
+    # Bytes of calls that wait for their turn: two of the largest messages that a bus carries.
+    waiting_bytes: int = 64 * 1024 * 1024
+    # Objects made for one uid; a quarter of a small machine's patience with ObjectManager.
+    objects: int = 256
+    watches: int = 64
+    # Descriptors handed out that we hold the other end of; eight such uids fit into 1,024.
+    descriptors: int = 128
+
+
+class Lease:
+    """A counted thing; giving it back twice counts once."""
+
+    __slots__ = ("_amount", "_key", "_quotas")
+
+    def __init__(self, quotas: "Quotas", key: tuple[int, str], amount: int) -> None:
+        self._quotas: Quotas | None = quotas
+        self._key = key
+        self._amount = amount
+
+    def release(self) -> None:
+        if self._quotas is not None:
+            self._quotas.give_back(self._key, self._amount)
+            self._quotas = None
+
+
+class Quotas:
+    """Counts per uid and kind; a count of nothing takes no memory."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._used: Counter[tuple[int, str]] = Counter()
+
+    def take(self, uid: int, kind: str, amount: int = 1) -> Lease:
+        limit: int = getattr(self.limits, kind)
+        key = (uid, kind)
+        if self._used[key] + amount > limit:
+            if not self._used[key]:
+                del self._used[key]
+            name = kind.replace("_", " ")
+            raise LimitsExceeded(f"uid {uid} may have {limit} {name} at once, and has them")
+        self._used[key] += amount
+        return Lease(self, key, amount)
+
+    def used(self, uid: int, kind: str) -> int:
+        return self._used.get((uid, kind), 0)
+
+    def give_back(self, key: tuple[int, str], amount: int) -> None:
+        self._used[key] -= amount
+        if self._used[key] <= 0:
+            del self._used[key]
+
+
+class _Question:
+    """A plain question that several calls may wait for; given up when the last of them goes."""
+
+    __slots__ = ("task", "waiting")
+
+    def __init__(self, task: asyncio.Task[Answer]) -> None:
+        self.task = task
+        self.waiting = 0
+
+    async def answer(self) -> Answer:
+        self.waiting += 1
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self.waiting -= 1
+            if not self.waiting:
+                self.task.cancel()
+
+
+class Authority:
+    """Asks polkit in two steps, keeps what may be kept, and bounds what is open."""
+
+    def __init__(self, polkit: Polkit, callers: Callers, own_uid: int, limits: Limits) -> None:
+        self.quotas = Quotas(limits)
+        self.denials = 0
+        self._polkit = polkit
+        self._callers = callers
+        self._own_uid = own_uid
+        self._kept: dict[tuple[Hashable, str], float] = {}
+        self._generation = 0
+        self._on_change: list[Callable[[], None]] = []
+        self._plain: dict[tuple[Hashable, str], _Question] = {}
+        self._plain_places = asyncio.Semaphore(PLACES_PLAIN)
+        self._interactive: Counter[int] = Counter()
+
+    async def start(self) -> None:
+        await self._polkit.start(self._forget_all)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Calls back when no earlier decision holds any longer."""
+        self._on_change.append(callback)
+
+    @property
+    def questions(self) -> int:
+        return self._polkit.questions
+
+    def _forget_all(self) -> None:
+        self._generation += 1
+        self._kept.clear()
+        for callback in self._on_change:
+            callback()
+
+    # -- deciding ------------------------------------------------------------------------------
+
+    def allowed_until(self, sender: str, action: str) -> float:
+        """Until when (monotonic) a kept yes holds; 0 when the question must be asked."""
+        until = self._kept.get((sender, action), 0.0)
+        if until and until < time.monotonic():
+            del self._kept[sender, action]
+            return 0.0
+        return until
+
+    async def require(self, sender: str, uid: int, action: str, *, interactive: bool) -> None:
+        """Returns when the caller may do this; raises the error that it is to get."""
+        if self.allowed_until(sender, action):
+            return
+        question = asyncio.create_task(self._decide(sender, uid, action, interactive))
+        try:
+            async with self._callers.until_gone(sender) as gone:
+                await asyncio.wait((question, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not question.done():
+                raise Gone(sender)
+            question.result()
+        except BusworkError as error:
+            self._denied(sender, uid, action, error)
+            raise
+        finally:
+            question.cancel()
+
+    async def may(self, sender: str, uid: int, action: str) -> bool:
+        """Whether the caller may, where a no is an answer and not an event: what it may read."""
+        try:
+            await self._decide(sender, uid, action, interactive=False)
+        except BusworkError:
+            return False
+        return True
+
+    async def require_peer(self, peer: Peer, action: str) -> None:
+        """The same for a native peer, whom nobody can ask for a password."""
+        key = (peer, action)
+        if self._kept.get(key, 0.0) > time.monotonic() and _is_alive(peer):
+            return
+        self._kept.pop(key, None)
+        try:
+            await self._decide(peer, peer.uid, action, interactive=False)
+        except BusworkError as error:
+            self._denied(f"pid:{peer.pid}", peer.uid, action, error)
+            raise
+        if not _is_alive(peer):
+            self._kept.pop(key, None)
+            raise AccessDenied(f"process {peer.pid} ended before polkit answered for {action}")
+
+    async def _decide(self, who: str | Peer, uid: int, action: str, interactive: bool) -> None:
+        try:
+            answer = await self._ask_plain(who, action)
+            if answer.challenge and not answer.authorized:
+                answer = await self._ask_person(who, uid, action, interactive)
+        except PolkitAbsent as error:
+            if uid in (0, self._own_uid):
+                log.debug("polkit is absent; uid %d may %s all the same", uid, action)
+                self._keep(who, action, self._generation)
+                return
+            raise AccessDenied(f"action {action}: polkit can't be asked ({error})") from error
+        if not answer.authorized:
+            raise AccessDenied(f"polkit does not allow action {action} to uid {uid}")
+
+    async def _ask_plain(self, who: str | Peer, action: str) -> Answer:
+        """The question without interaction; equal ones that are open together are one."""
+        key = (who, action)
+        question = self._plain.get(key)
+        if question is None:
+            if len(self._plain) >= MAX_WAITING_PLAIN:
+                raise Busy(f"too many questions wait for polkit; {action} was not asked")
+            question = _Question(asyncio.create_task(self._ask_plain_now(who, action)))
+            self._plain[key] = question
+            question.task.add_done_callback(lambda _: self._plain.pop(key, None))
+        return await question.answer()
+
+    async def _ask_plain_now(self, who: str | Peer, action: str) -> Answer:
+        generation = self._generation
+        try:
+            async with asyncio.timeout(PLAIN_SECONDS), self._plain_places:
+                answer = await self._polkit.ask(who, action, interactive=False)
+        except TimeoutError:
+            raise TimedOut(f"polkit did not answer for action {action}") from None
+        except TimedOut:
+            raise
+        except BusworkError as error:
+            log.error("polkit refuses to judge %s: %s", action, error)
+            raise AccessDenied(f"polkit refuses to judge action {action}") from error
+        if answer.authorized and not answer.temporary:
+            self._keep(who, action, generation)
+        return answer
+
+    async def _ask_person(
+        self, who: str | Peer, uid: int, action: str, interactive: bool
+    ) -> Answer:
+        """The question that may open a prompt; its answer is never kept."""
+        if not interactive:
+            raise InteractiveAuthorizationRequired(
+                f"action {action} needs a password; allow interaction and call again"
+            )
+        with self._interactive_place(uid, action):
+            try:
+                return await self._polkit.ask(who, action, interactive=True)
+            except TimedOut:
+                raise TimedOut(
+                    f"nobody answered the prompt for action {action} in {INTERACTIVE_SECONDS:g} s"
+                ) from None
+
+    @contextlib.contextmanager
+    def _interactive_place(self, uid: int, action: str) -> Iterator[None]:
+        if (
+            self._interactive[uid] >= PLACES_INTERACTIVE_PER_UID
+            or self._interactive.total() >= PLACES_INTERACTIVE
+        ):
+            raise Busy(f"too many prompts are open already; {action} was not asked")
+        self._interactive[uid] += 1
+        try:
+            yield
+        finally:
+            self._interactive[uid] -= 1
+            if not self._interactive[uid]:
+                del self._interactive[uid]
+
+    def _keep(self, who: str | Peer, action: str, generation: int) -> None:
+        if generation != self._generation:
+            return  # something changed while polkit was thinking
+        if len(self._kept) >= MAX_KEPT:
+            self._kept.clear()
+        self._kept[who, action] = time.monotonic() + KEEP_SECONDS
+
+    def _denied(self, who: str, uid: int, action: str, error: BusworkError) -> None:
+        self.denials += 1
+        event(log, DENIED, "denied", action=action, uid=uid, client=who, reason=error.name)
+
+
+def _is_alive(peer: Peer) -> bool:
+    """Whether the process still is the one that connected: its pidfd is not readable."""
+    poll = select.poll()
+    poll.register(peer.pidfd, select.POLLIN)
+    return not poll.poll(0)

@@ -1,0 +1,499 @@
+"""The road of a call: header fields -> route (signature, guard, handler) -> arguments ->
+uid -> authorise -> handler -> reply.
+
+The bytes of the header fields say all of that but the arguments, and the sender too; so they
+are the key of a cache, and a call whose fields are known and whose sender's permission is
+fresh needs one look-up (`_Known`). That short road is what a call costs; it is written for
+speed. Everything else takes the long road, and what was learnt there is remembered.
+
+Calls of one sender on one wing take effect in order. While one of them waits for its uid or
+for polkit, later ones of the same sender on the same wing wait behind it (`_Lane`); nobody
+else does.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from types import CoroutineType
+from typing import Any, Protocol
+
+from buswork.bus.caller import Call, Callers
+from buswork.bus.codec import Body, CodecError, body_decoder
+from buswork.bus.contract import OPEN_TO_ALL, Guard
+from buswork.bus.message import Flag, Frame, Header, RawFrame, ReplyTemplate
+from buswork.bus.objects import ObjectTree, Route, Values
+from buswork.bus.standard import PropertyJudge, StandardInterfaces
+from buswork.bus.transport import Connection, close_all, encode_error
+from buswork.errors import (
+    AccessDenied,
+    BusworkError,
+    Disconnected,
+    Gone,
+    InvalidArgs,
+    LimitsExceeded,
+    UnknownInterface,
+    UnknownMethod,
+    UnknownObject,
+)
+
+log = logging.getLogger(__name__)
+
+# Header fields remembered. Every caller adds one for each method that it uses; when the cache
+# is full it is emptied, and the next call of each pays for its parsing once more.
+MAX_KNOWN_HEADERS = 4096
+# Fields longer than this are not remembered: a path may be megabytes long.
+MAX_KNOWN_LENGTH = 1024
+# A reply larger than this is refused: the system bus cuts off who sends more than 32 MiB.
+MAX_REPLY = 16 * 1024 * 1024
+# From this size on a reply is refused while more than QUEUE_MAX waits to be sent.
+LARGE_REPLY = 64 * 1024
+# Calls of one sender that may wait behind one another. The system bus gives a connection 128
+# unanswered calls; buses without that limit see programs that send a thousand at once.
+MAX_LANE = 1024
+ALWAYS = float("inf")
+
+LaneKey = tuple[str, str]
+
+
+class Lease(Protocol):
+    def release(self) -> None: ...
+
+
+class Quotas(Protocol):
+    def take(self, uid: int, kind: str, amount: int = 1) -> Lease: ...
+
+
+class Judge(PropertyJudge, Protocol):
+    """What dispatch must be told about callers; `buswork.authority` knows it."""
+
+    @property
+    def quotas(self) -> Quotas: ...
+
+    async def require(self, sender: str, uid: int, action: str, *, interactive: bool) -> None: ...
+
+    def on_change(self, callback: Callable[[], None]) -> None: ...
+
+
+class _Known:
+    """What is remembered of header fields: how to answer, and until when without asking."""
+
+    __slots__ = ("call", "decode", "handler", "lane", "target", "template", "until")
+
+    def __init__(self, route: Route, call: Call, template: ReplyTemplate) -> None:
+        self.handler = route.handler
+        self.target = route.target
+        self.decode = body_decoder(route.signature_in)
+        self.call = call
+        self.lane: LaneKey = (call.sender, route.wing)
+        self.template = template
+        self.until = 0.0
+
+
+@dataclass(slots=True)
+class _Request:
+    """A call on the long road. Arguments and target are frozen before anybody is asked."""
+
+    frame: Frame
+    sender: str
+    fields: bytes
+    route: Route
+    values: Values
+    leases: list[Lease] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return len(self.frame.body) + len(self.fields)
+
+    @property
+    def lane(self) -> LaneKey:
+        return self.sender, self.route.wing
+
+    @property
+    def path(self) -> str:
+        return self.frame.header.path or ""
+
+    def action(self, uid: int) -> str:
+        """The action to ask for: things of other users may have one of their own."""
+        route = self.route
+        guard = route.guard if isinstance(route.guard, Guard) else route.guard(self.values)
+        if guard.action == guard.others or route.owner_uid is None:
+            return guard.action
+        owner = route.owner_uid(self.path, self.values)
+        return guard.action if owner is None or owner == uid else guard.others
+
+    def release(self) -> None:
+        for lease in self.leases:
+            lease.release()
+        self.leases.clear()
+
+
+class _Lane:
+    """The calls of one sender on one wing that wait for their turn."""
+
+    __slots__ = ("prompting", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Request] = deque()
+        self.prompting = False
+
+
+class Dispatcher:
+    """Answers the calls that come in over one connection."""
+
+    def __init__(
+        self, connection: Connection, callers: Callers, judge: Judge, tree: ObjectTree
+    ) -> None:
+        self.calls = 0
+        self.errors = 0
+        self._connection = connection
+        self._callers = callers
+        self._judge = judge
+        self._tree = tree
+        self._standard = StandardInterfaces(tree, judge)
+        self._known: dict[bytes, _Known] = {}
+        self._lanes: dict[LaneKey, _Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        judge.on_change(self._known.clear)
+        connection.on_call = self._on_call
+
+    # -- the short road ------------------------------------------------------------------------
+
+    def _on_call(self, raw: RawFrame, now: float) -> None:
+        _, flags, serial, _, fields, body = raw
+        known = self._known.get(fields)
+        if (
+            known is None
+            or known.until < now
+            or known.call.flags != flags
+            or (known.target is not None and not known.target.alive)
+            or (self._lanes and known.lane in self._lanes)
+        ):
+            self._take_long_road(raw)
+            return
+        self.calls += 1
+        call, template = known.call, known.template
+        try:
+            result = known.handler(call, *known.decode(body, ()))
+            if type(result) is CoroutineType:
+                self._run(result, call, serial, template)
+                return
+            reply = template.encode((result,)) if template.outputs == 1 else template.body(result)
+            if flags & 1:  # Flag.NO_REPLY_EXPECTED
+                return
+            if len(reply) > LARGE_REPLY or type(reply) is Body:
+                self._send_reply(call, serial, template, reply)
+                return
+        except Exception as error:
+            self._reply_error(call.sender, flags, serial, error)
+            return
+        connection = self._connection
+        connection.send(template.message(connection.next_serial(), serial, reply))
+
+    # -- the long road -------------------------------------------------------------------------
+
+    def _take_long_road(self, raw: RawFrame) -> None:
+        frame = self._connection.frame(raw)
+        self.calls += 1
+        try:
+            request = self._request(frame, raw[4])
+        except Exception as error:
+            close_all(frame.fds)
+            self._reply_error(frame.header.sender, frame.flags, frame.serial, error)
+            return
+        lane = self._lanes.get(request.lane)
+        if lane is None and not request.route.in_order and self._admitted_at_once(request):
+            self._answer(request)
+        else:
+            self._wait_in_lane(lane, request)
+
+    def _request(self, frame: Frame, fields: bytes) -> _Request:
+        header = frame.header
+        if self._closing:
+            raise Disconnected("the daemon is going down")
+        if header.sender is None:
+            raise AccessDenied("a call without a sender")
+        route = self._route(header)
+        member, takes = header.member, route.signature_in
+        if header.signature != takes:
+            raise InvalidArgs(f"{member} takes {takes!r}, not {header.signature!r}")
+        if frame.fds and "h" not in takes:
+            raise InvalidArgs(f"{member} takes no descriptors")
+        try:
+            values = frame.values()
+        except CodecError as error:
+            raise InvalidArgs(f"{member}: {error}") from error
+        return _Request(frame, header.sender, fields, route, values)
+
+    def _route(self, header: Header) -> Route:
+        path, member = header.path or "", header.member or ""
+        interface = header.interface or self._interface_with(path, member)
+        exported = self._tree.get(path)
+        bound = exported.faces.get(interface) if exported is not None else None
+        if bound is not None:
+            method = bound.contract.methods.get(member)
+            if method is not None:
+                return Route(
+                    method.signature_in,
+                    method.signature_out,
+                    method.outputs,
+                    getattr(bound.face, method.attribute),
+                    method.guard,
+                    exported,
+                    bound.face.owner_uid,
+                )
+            raise UnknownMethod(f"{interface} has no method {member}")
+        for contract in self._standard.contracts(path):
+            if contract.name == interface:
+                if member in contract.methods:
+                    return self._standard.route(path, interface, member)
+                raise UnknownMethod(f"{interface} has no method {member}")
+        if not self._tree.is_node(path):
+            raise UnknownObject(f"there is no object {path}")
+        raise UnknownInterface(f"{path} has no interface {interface}")
+
+    def _interface_with(self, path: str, member: str) -> str:
+        """The interface that a call means which names none; refused when two could be meant."""
+        exported = self._tree.get(path)
+        contracts = [bound.contract for bound in exported.faces.values()] if exported else []
+        contracts += self._standard.contracts(path)
+        names = [contract.name for contract in contracts if member in contract.methods]
+        if not names:
+            raise UnknownMethod(f"{path} has no method {member}")
+        if len(names) > 1:
+            raise UnknownMethod(f"{member} is ambiguous: name one of {', '.join(names)}")
+        return names[0]
+
+    def _admitted_at_once(self, request: _Request) -> bool:
+        """Whether nothing needs to be asked: uid known, and the action open or granted."""
+        uid = self._callers.known_uid(request.sender)
+        if uid is None:
+            return False
+        try:
+            action = request.action(uid)
+        except BusworkError:
+            return False  # the lane answers with the error
+        return self._is_granted(request, uid, action)
+
+    def _is_granted(self, request: _Request, uid: int, action: str) -> bool:
+        until = (
+            ALWAYS if action == OPEN_TO_ALL else self._judge.allowed_until(request.sender, action)
+        )
+        if until:
+            self._remember(request, uid, until)
+        return bool(until)
+
+    def _remember(self, request: _Request, uid: int, until: float) -> None:
+        """From now on calls with these very header fields take the short road."""
+        route, frame = request.route, request.frame
+        if (
+            len(request.fields) > MAX_KNOWN_LENGTH
+            or frame.order != "<"
+            or frame.header.unix_fds
+            or route.in_order
+            or not isinstance(route.guard, Guard)
+            or route.guard.action != route.guard.others
+        ):
+            return
+        call = Call(request.sender, uid, frame.flags, request.path)
+        known = self._known.get(request.fields)
+        if known is None or known.call != call or known.target is not route.target:
+            if len(self._known) >= MAX_KNOWN_HEADERS:
+                self._known.clear()
+            known = _Known(route, call, _template(request))
+            self._known[request.fields] = known
+        known.until = until
+
+    # -- lanes ---------------------------------------------------------------------------------
+
+    def _wait_in_lane(self, lane: _Lane | None, request: _Request) -> None:
+        if lane is None:
+            lane = self._lanes[request.lane] = _Lane()
+            lane.waiting.append(request)
+            self._start(self._serve_lane(request.lane, lane))
+            return
+        try:
+            if len(lane.waiting) >= MAX_LANE:
+                raise LimitsExceeded(f"{MAX_LANE} calls of yours wait already")
+            self._charge_waiting(lane, request)
+        except BusworkError as error:
+            self._refuse(request, error)
+        else:
+            lane.waiting.append(request)
+
+    def _charge_waiting(self, lane: _Lane, request: _Request) -> None:
+        """Who waits behind a prompt counts as a call in flight; bytes that wait always count.
+
+        A sender whose uid is not known yet is bounded by its lane.
+        """
+        uid = self._callers.known_uid(request.sender)
+        if uid is None:
+            return
+        quotas = self._judge.quotas
+        request.leases.append(quotas.take(uid, "waiting_bytes", request.size))
+        if lane.prompting:
+            request.leases.append(quotas.take(uid, "calls"))
+
+    async def _serve_lane(self, key: LaneKey, lane: _Lane) -> None:
+        try:
+            while lane.waiting:
+                request = lane.waiting[0]
+                try:
+                    await self._admit(lane, request)
+                except Gone:
+                    return
+                except Exception as error:
+                    self._refuse(request, error)
+                else:
+                    task = self._answer(request)
+                    if task is not None and request.route.in_order:
+                        await asyncio.wait((task,))
+                lane.waiting.popleft()
+        finally:
+            self._lanes.pop(key, None)
+            for request in lane.waiting:  # their sender has left, or we are going down
+                close_all(request.frame.fds)
+                request.release()
+
+    async def _admit(self, lane: _Lane, request: _Request) -> None:
+        """Returns when the call may go on; raises what its caller is to get instead."""
+        uid = await self._callers.uid(request.sender)
+        action = request.action(uid)
+        if self._is_granted(request, uid, action):
+            return
+        await self._require(lane, request, uid, action)
+        target = request.route.target
+        if target is not None and not target.alive:
+            raise UnknownObject(f"{request.path} went while its action was asked for")
+        if request.action(uid) != action:
+            raise AccessDenied(f"{request.path} changed hands while its action was asked for")
+        self._is_granted(request, uid, action)
+
+    async def _require(self, lane: _Lane, request: _Request, uid: int, action: str) -> None:
+        interactive = bool(request.frame.flags & Flag.ALLOW_INTERACTIVE_AUTHORIZATION)
+        if interactive:
+            request.leases.append(self._judge.quotas.take(uid, "calls"))
+        lane.prompting = interactive
+        try:
+            await self._judge.require(request.sender, uid, action, interactive=interactive)
+        finally:
+            lane.prompting = False
+
+    # -- answering -----------------------------------------------------------------------------
+
+    def _answer(self, request: _Request) -> asyncio.Task[None] | None:
+        """Calls the handler of an admitted call; returns its task if it has to wait."""
+        request.release()
+        frame = request.frame
+        uid = self._callers.known_uid(request.sender)
+        if uid is None:  # left between two steps
+            close_all(frame.fds)
+            return None
+        call = Call(request.sender, uid, frame.flags, request.path)
+        template = _template(request)
+        try:
+            result = request.route.handler(call, *request.values)
+            if type(result) is CoroutineType:
+                return self._run(result, call, frame.serial, template, frame.fds)
+            self._send_reply(call, frame.serial, template, template.body(result))
+        except Exception as error:
+            self._reply_error(request.sender, frame.flags, frame.serial, error)
+        close_all(frame.fds)
+        return None
+
+    def _run(
+        self,
+        handler: Coroutine[Any, Any, Any],
+        call: Call,
+        serial: int,
+        template: ReplyTemplate,
+        fds: Sequence[int] = (),
+    ) -> asyncio.Task[None]:
+        """A handler that waits: a task of its own, counted until it ends."""
+        try:
+            lease = self._judge.quotas.take(call.uid, "calls")
+        except BusworkError:
+            handler.close()
+            raise
+
+        async def run() -> None:
+            try:
+                body = template.body(await handler)
+                self._send_reply(call, serial, template, body)
+            except Exception as error:
+                self._reply_error(call.sender, call.flags, serial, error)
+            finally:
+                lease.release()
+                close_all(fds)
+
+        return self._start(run())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _send_reply(
+        self, call: Call, serial: int, template: ReplyTemplate, body: bytes | Body
+    ) -> None:
+        """Descriptors that a handler returns are ours to close, once they are queued."""
+        connection = self._connection
+        fds = body.fds if isinstance(body, Body) else ()
+        try:
+            if call.flags & Flag.NO_REPLY_EXPECTED:
+                return
+            if len(body) > LARGE_REPLY:
+                self._check_large(len(body))
+            number = connection.next_serial()
+            if isinstance(body, Body) and fds:
+                connection.send(template.message_with_fds(number, serial, body), fds)
+            else:
+                connection.send(template.message(number, serial, body))
+        finally:
+            close_all(fds)
+
+    def _check_large(self, size: int) -> None:
+        if size > MAX_REPLY:
+            raise LimitsExceeded(
+                f"the answer has {size} bytes, and {MAX_REPLY} is the most; ask for less"
+            )
+        if self._connection.overfull:
+            raise LimitsExceeded("more answers are asked for than the bus carries off; try again")
+
+    def _refuse(self, request: _Request, error: Exception) -> None:
+        request.release()
+        frame = request.frame
+        close_all(frame.fds)
+        self._reply_error(request.sender, frame.flags, frame.serial, error)
+
+    def _reply_error(self, sender: str | None, flags: int, serial: int, error: Exception) -> None:
+        self.errors += 1
+        if isinstance(error, Gone):
+            return
+        if not isinstance(error, BusworkError):
+            log.error("a defect in a handler", exc_info=error)
+            error = BusworkError("the daemon failed to answer; its log says why")
+        if not flags & Flag.NO_REPLY_EXPECTED:
+            connection = self._connection
+            connection.send(encode_error(connection.next_serial(), serial, sender, error))
+
+    # -- going down ----------------------------------------------------------------------------
+
+    async def drain(self, seconds: float) -> None:
+        """No new calls; those in flight may end until the deadline, then they are cancelled."""
+        self._closing = True
+        self._known.clear()
+        if self._tasks:
+            _, unfinished = await asyncio.wait(self._tasks, timeout=seconds)
+            for task in unfinished:
+                task.cancel()
+            if unfinished:
+                await asyncio.wait(unfinished)
+
+
+def _template(request: _Request) -> ReplyTemplate:
+    route = request.route
+    return ReplyTemplate(request.sender, route.signature_out, route.outputs)

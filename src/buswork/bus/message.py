@@ -1,0 +1,310 @@
+"""D-Bus messages: header fields, whole messages as bytes, and templates for the hot ones.
+
+Header fields come in any order and unknown ones are ignored, as the specification asks
+("Message Protocol"). What leaves is checked here, because one bad message makes the bus
+throw the whole service out.
+"""
+
+import enum
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from buswork.bus.codec import Body, CodecError, body_decoder, body_encoder
+from buswork.bus.library import (
+    is_bus_name_valid,
+    is_interface_name_valid,
+    is_member_name_valid,
+    is_object_path_valid,
+)
+
+# The specification's limit for one message; the system bus cuts senders off above 32 MiB.
+MAX_MESSAGE = 128 * 1024 * 1024
+FIXED_SIZE = 16
+LITTLE, BIG = ord("l"), ord("B")
+_FIXED = struct.Struct("<BBBBIII")
+_unpack = _FIXED.unpack_from
+_unpack_big = struct.Struct(">BBBBIII").unpack_from
+_REPLY = struct.Struct("<4sIIIBB1sBI")
+_PADDING = tuple(bytes(n) for n in range(8))
+
+
+class Kind(enum.IntEnum):
+    CALL = 1
+    RETURN = 2
+    ERROR = 3
+    SIGNAL = 4
+
+
+class Flag(enum.IntFlag):
+    NO_REPLY_EXPECTED = 1
+    NO_AUTO_START = 2
+    ALLOW_INTERACTIVE_AUTHORIZATION = 4
+
+
+class FieldCode(enum.IntEnum):
+    PATH = 1
+    INTERFACE = 2
+    MEMBER = 3
+    ERROR_NAME = 4
+    REPLY_SERIAL = 5
+    DESTINATION = 6
+    SENDER = 7
+    SIGNATURE = 8
+    UNIX_FDS = 9
+
+
+_FIELD_TYPES = {
+    FieldCode.PATH: "o",
+    FieldCode.INTERFACE: "s",
+    FieldCode.MEMBER: "s",
+    FieldCode.ERROR_NAME: "s",
+    FieldCode.REPLY_SERIAL: "u",
+    FieldCode.DESTINATION: "s",
+    FieldCode.SENDER: "s",
+    FieldCode.SIGNATURE: "g",
+    FieldCode.UNIX_FDS: "u",
+}
+_VALID: dict[FieldCode, Callable[[str], bool]] = {
+    FieldCode.PATH: is_object_path_valid,
+    FieldCode.INTERFACE: is_interface_name_valid,
+    FieldCode.MEMBER: is_member_name_valid,
+    FieldCode.ERROR_NAME: is_interface_name_valid,
+    FieldCode.DESTINATION: is_bus_name_valid,
+}
+
+
+class ProtocolError(Exception):
+    """The stream of messages can't be followed any more; the connection must end."""
+
+
+@dataclass(slots=True)
+class Header:
+    """The header fields of one message; cached and shared by all with the same bytes."""
+
+    path: str | None = None
+    interface: str | None = None
+    member: str | None = None
+    error_name: str | None = None
+    reply_serial: int = 0
+    destination: str | None = None
+    sender: str | None = None
+    signature: str = ""
+    unix_fds: int = 0
+
+
+_ATTRIBUTES = {code.value: code.name.lower() for code in FieldCode}
+
+
+# (kind, flags, serial, byte order "<" or ">", header fields, body)
+RawFrame = tuple[int, int, int, str, bytes, bytes]
+
+
+@dataclass(slots=True)
+class Frame:
+    """A message as it came in, with its header fields read and its body still bytes.
+
+    Whoever gets a frame owns its descriptors.
+    """
+
+    kind: int
+    flags: int
+    serial: int
+    order: str
+    header: Header
+    body: bytes
+    fds: Sequence[int] = ()
+
+    def values(self) -> Sequence[Any]:
+        return body_decoder(self.header.signature, self.order)(self.body, self.fds)
+
+
+class FrameBuffer:
+    """Bytes of the stream in, whole messages out, whatever pieces they come in.
+
+    One buffer is filled and emptied over and over. A message that is larger gets a buffer of
+    its own size, so that no byte is copied more than twice however many reads it takes.
+    """
+
+    CAPACITY = 64 * 1024
+
+    def __init__(self) -> None:
+        self._usual = memoryview(bytearray(self.CAPACITY))
+        self._view = self._usual
+        self._start = 0
+        self._end = 0
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the stream go; never empty."""
+        return self._view[self._end :]
+
+    def filled(self, count: int) -> None:
+        self._end += count
+
+    @property
+    def partial(self) -> bool:
+        """Whether a message has begun that has not ended."""
+        return self._end > self._start
+
+    def next(self) -> RawFrame | None:
+        """The next whole message, or None after making room for more of it."""
+        start = self._start
+        if self._end - start < FIXED_SIZE:
+            self._make_room(FIXED_SIZE)
+            return None
+        view = self._view
+        order = view[start]
+        if order == LITTLE:
+            _, kind, flags, version, body_length, serial, fields_length = _unpack(view, start)
+        elif order == BIG:
+            _, kind, flags, version, body_length, serial, fields_length = _unpack_big(view, start)
+        else:
+            raise ProtocolError(f"a message of byte order {order:#04x}")
+        fields_at = start + FIXED_SIZE
+        fields_end = fields_at + fields_length
+        body_at = fields_end + (-fields_length & 7)
+        end = body_at + body_length
+        if version != 1 or kind == 0 or serial == 0 or end - start > MAX_MESSAGE:
+            raise ProtocolError("a message header that makes no sense")
+        if end > self._end:
+            self._make_room(end - start)
+            return None
+        self._start = end
+        return (
+            kind,
+            flags,
+            serial,
+            "<" if order == LITTLE else ">",
+            bytes(view[fields_at:fields_end]),
+            bytes(view[body_at:end]),
+        )
+
+    def _make_room(self, size: int) -> None:
+        """Moves what is left to the front of a buffer in which `size` bytes fit."""
+        left = self._end - self._start
+        if self._start + size <= len(self._view) and left:
+            return
+        old = self._view[self._start : self._end]
+        self._view = self._usual if size <= self.CAPACITY else memoryview(bytearray(size))
+        self._view[:left] = bytes(old) if self._view.obj is old.obj else old
+        self._start, self._end = 0, left
+
+
+def parse_fields(fields: bytes, order: str = "<") -> Header:
+    """The header fields array, given without its length; raises CodecError."""
+    header = Header()
+    # In the message the array follows its length at offset 12; offset 8 of this body is as
+    # well aligned, with four bytes more before it.
+    prefixed = struct.pack(order + "II", 0, len(fields)) + fields
+    decode = body_decoder("ua(yv)", order)
+    for code, variant in decode(prefixed, ())[1]:
+        name = _ATTRIBUTES.get(code)
+        if name is None:
+            continue
+        if variant.signature != _FIELD_TYPES[FieldCode(code)]:
+            raise CodecError(f"header field {name} of type {variant.signature!r}")
+        setattr(header, name, variant.value)
+    return header
+
+
+def encode_fields(fields: dict[FieldCode, Any]) -> bytes:
+    """The header fields array without its length and without the padding behind it."""
+    out = Body()
+    for code, value in fields.items():
+        valid = _VALID.get(code)
+        if valid is not None and not valid(value):
+            raise CodecError(f"{value!r} is no {code.name.lower()}")
+        out += _PADDING[-len(out) & 7]
+        type_ = _FIELD_TYPES[code]
+        out += bytes((code, 1))
+        out += type_.encode() + b"\0"
+        out += body_encoder(type_)((value,))
+    return bytes(out)
+
+
+def encode_message(
+    kind: Kind, flags: int, serial: int, fields: dict[FieldCode, Any], body: bytes | Body
+) -> bytes:
+    """A whole message, little-endian; SIGNATURE must be among the fields if there is a body."""
+    raw = encode_fields(fields)
+    size = FIXED_SIZE + len(raw) + len(body) + 7
+    if size > MAX_MESSAGE:
+        raise CodecError(f"a message of {size} bytes")
+    fixed = _FIXED.pack(108, kind, flags, 1, len(body), serial, len(raw))
+    return b"".join((fixed, raw, _PADDING[-len(raw) & 7], body))
+
+
+class ReplyTemplate:
+    """Method returns to one destination with one signature, all but serials and body made.
+
+    The reply serial stands first among the fields, so what follows it never changes.
+    """
+
+    __slots__ = ("_fields_length", "_rest", "destination", "encode", "outputs", "signature")
+
+    def __init__(self, destination: str, signature: str, outputs: int) -> None:
+        self.destination = destination
+        self.signature = signature
+        self.outputs = outputs
+        self.encode = body_encoder(signature)
+        fields: dict[FieldCode, Any] = {
+            FieldCode.REPLY_SERIAL: 0,
+            FieldCode.DESTINATION: destination,
+        }
+        if signature:
+            fields[FieldCode.SIGNATURE] = signature
+        raw = encode_fields(fields)
+        self._fields_length = len(raw)
+        self._rest = (raw + _PADDING[-len(raw) & 7])[8:]
+
+    def body(self, result: Any) -> bytes | Body:
+        """What a handler returned, as the body of its reply."""
+        if self.outputs == 1:
+            return self.encode((result,))
+        if not self.outputs and result is not None:
+            raise CodecError(f"{result!r} returned where nothing is")
+        return self.encode(result or ())
+
+    def message(self, serial: int, reply_serial: int, body: bytes | Body) -> bytes:
+        fixed = _REPLY.pack(
+            b"l\2\1\1", len(body), serial, self._fields_length, 5, 1, b"u", 0, reply_serial
+        )
+        return fixed + self._rest + body
+
+    def message_with_fds(self, serial: int, reply_serial: int, body: Body) -> bytes:
+        fields = {
+            FieldCode.REPLY_SERIAL: reply_serial,
+            FieldCode.DESTINATION: self.destination,
+            FieldCode.SIGNATURE: self.signature,
+            FieldCode.UNIX_FDS: len(body.fds),
+        }
+        return encode_message(Kind.RETURN, Flag.NO_REPLY_EXPECTED, serial, fields, body)
+
+
+class SignalTemplate:
+    """One signal from one path, all but serial and body made; its cost knows no other object."""
+
+    __slots__ = ("_encode", "_fields_length", "_rest")
+
+    def __init__(
+        self, path: str, interface: str, member: str, signature: str, destination: str | None
+    ) -> None:
+        fields: dict[FieldCode, Any] = {
+            FieldCode.PATH: path,
+            FieldCode.INTERFACE: interface,
+            FieldCode.MEMBER: member,
+        }
+        if destination is not None:
+            fields[FieldCode.DESTINATION] = destination
+        if signature:
+            fields[FieldCode.SIGNATURE] = signature
+        raw = encode_fields(fields)
+        self._fields_length = len(raw)
+        self._rest = raw + _PADDING[-len(raw) & 7]
+        self._encode = body_encoder(signature)
+
+    def message(self, serial: int, values: Sequence[Any]) -> bytes:
+        body = self._encode(values)
+        fixed = _FIXED.pack(108, 4, 1, 1, len(body), serial, self._fields_length)
+        return b"".join((fixed, self._rest, body))

@@ -1,0 +1,75 @@
+"""Things that clients hold: who, what, since when, and how to take them away.
+
+Who creates a thing owns it, and it goes when its owner goes. The path of a held thing is a
+handle below its wing's path; it need not be an exported object.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from buswork.bus.caller import Call, Callers
+from buswork.errors import UnknownObject
+from buswork.log import CLAIMED, RESET, event
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """One thing in somebody's hands."""
+
+    path: str
+    wing: str
+    what: str
+    uid: int
+    client: str
+    take_away: Callable[[], None]
+    owner_left: Callable[[], None]
+    since_unix_us: int = field(default_factory=lambda: time.time_ns() // 1000)
+
+
+class Holdings:
+    """All that is held, by path."""
+
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+        self._held: dict[str, Held] = {}
+
+    def all(self) -> list[Held]:
+        return list(self._held.values())
+
+    async def hold(
+        self, call: Call, path: str, wing: str, what: str, take_away: Callable[[], None]
+    ) -> Held:
+        """The caller holds this from now on, until `let_go` or until it leaves the bus.
+
+        take_away is called when the owner has left or somebody takes the thing by force; it
+        must not fail. Raises Gone if the caller has left already.
+        """
+
+        def owner_left() -> None:
+            self._held.pop(path, None)
+            take_away()
+
+        held = Held(path, wing, what, call.uid, call.sender, take_away, owner_left)
+        await self._callers.watch(call.sender, owner_left)
+        self._held[path] = held
+        event(log, CLAIMED, "claimed", held=path, thing=what, uid=call.uid, client=call.sender)
+        return held
+
+    def let_go(self, held: Held) -> None:
+        """The owner has given it back."""
+        if self._held.pop(held.path, None) is not None:
+            self._callers.unwatch(held.client, held.owner_left)
+
+    def force(self, path: str) -> Held:
+        """Takes a thing away from its owner."""
+        held = self._held.get(path)
+        if held is None:
+            raise UnknownObject(f"nobody holds {path}")
+        self.let_go(held)
+        held.take_away()
+        event(log, RESET, "taken away", held=path, thing=held.what, uid=held.uid)
+        return held

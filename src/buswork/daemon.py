@@ -1,0 +1,346 @@
+"""busworkd: puts wings on a bus, and takes them down again.
+
+Exit status: 0 after SIGTERM or SIGINT; 1 when the bus, or our name on it, is lost or can't be
+had, so that systemd starts us afresh; 2 for wrong arguments.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from buswork import __version__, systemd
+from buswork.authority import Authority, Limits
+from buswork.bus.caller import Call, Callers, NameTracker
+from buswork.bus.export import Edge
+from buswork.bus.library import Variant, variant
+from buswork.bus.message import Frame
+from buswork.bus.objects import Face
+from buswork.bus.ownership import Holdings
+from buswork.bus.polkit import Polkit
+from buswork.bus.transport import BUS, Connection, bus_address
+from buswork.errors import BusworkError, InvalidArgs
+from buswork.log import CONFIGURED, IDENTIFIER, LEVELS, event, level_name, set_up
+from buswork.store.wing import StoreWing
+
+log = logging.getLogger(__name__)
+
+BUS_NAME = "org.buswork"
+DAEMON_PATH = "/org/buswork"
+LOG_CONTROL_PATH = "/org/freedesktop/LogControl1"
+API_VERSION = 1
+
+# RequestName: do not wait in line for the name, and let nobody take it from us.
+DO_NOT_QUEUE = 4
+PRIMARY_OWNER = 1
+
+# How long calls in flight may go on after SIGTERM. systemd waits for 15 s in our unit.
+DRAIN_SECONDS = 5.0
+
+
+class Wing(Protocol):
+    """What the daemon knows of a wing."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class DaemonFace(Face):
+    interface = "org.buswork.Daemon"
+
+    def __init__(self, daemon: "Daemon") -> None:
+        self._daemon = daemon
+        self.epoch = secrets.token_hex(16)
+        self.version = __version__
+        self.api_version = API_VERSION
+        limits = daemon.limits
+        self.max_calls_per_uid = limits.calls
+        self.max_objects_per_uid = limits.objects
+        self.max_watches_per_uid = limits.watches
+        self.max_descriptors_per_uid = limits.descriptors
+
+    def list_clients(self, call: Call) -> list[dict[str, Variant]]:
+        return [
+            {
+                "path": variant("o", held.path),
+                "wing": variant("s", held.wing),
+                "what": variant("s", held.what),
+                "uid": variant("u", held.uid),
+                "client": variant("s", held.client),
+                "since_unix_us": variant("t", held.since_unix_us),
+            }
+            for held in self._daemon.holdings.all()
+        ]
+
+    def force_release(self, call: Call, path: str) -> None:
+        self._daemon.holdings.force(path)
+
+    @property
+    def wings(self) -> dict[str, tuple[str, str]]:
+        return self._daemon.states
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        return self._daemon.statistics()
+
+
+class LogControlFace(Face):
+    """org.freedesktop.LogControl1, which `systemctl service-log-level` uses."""
+
+    interface = "org.freedesktop.LogControl1"
+    syslog_identifier = IDENTIFIER
+
+    def __init__(self, target: str) -> None:
+        self.log_target = target
+
+    @property
+    def log_level(self) -> str:
+        return level_name(logging.getLogger().level)
+
+    def set_log_level(self, call: Call, level: str) -> None:
+        if level not in LEVELS:
+            raise InvalidArgs(f"no such level: {level}; there are {', '.join(LEVELS)}")
+        logging.getLogger().setLevel(LEVELS[level])
+        event(log, CONFIGURED, "log level set", level=level, uid=call.uid)
+
+
+class Daemon:
+    """One life of the daemon, from the connection to the last reply."""
+
+    def __init__(self, connection: Connection, limits: Limits, log_target: str) -> None:
+        self.connection = connection
+        self.limits = limits
+        self.states: dict[str, tuple[str, str]] = dict.fromkeys(MAKERS, ("off", ""))
+        self.callers = Callers(connection)
+        self.authority = Authority(
+            Polkit(connection), self.callers, own_uid=os.geteuid(), limits=limits
+        )
+        self.edge = Edge(connection, self.callers, self.authority)
+        self.holdings = Holdings(self.callers)
+        self._sleep = NameTracker(connection, "org.freedesktop.login1")
+        self._log_target = log_target
+        self._wings: list[tuple[str, Wing]] = []
+        self._started_at = time.monotonic()
+        self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def start(self, makers: dict[str, Callable[["Daemon"], Wing]]) -> None:
+        """Everything is exported before the name is ours: no half-started object answers."""
+        await self.authority.start()
+        self.edge.export(DAEMON_PATH, DaemonFace(self), wing=DAEMON_PATH)
+        log_control = LogControlFace(self._log_target)
+        self.edge.export(LOG_CONTROL_PATH, log_control, wing=DAEMON_PATH)
+        for name, make in makers.items():
+            await self._start_wing(name, make)
+        await self._watch_sleep()
+        self.connection.listen(BUS, "NameLost", self._name_lost, sender=BUS)
+        self.connection.closed.add_done_callback(self._bus_lost)
+        (answer,) = await self.connection.call_bus("RequestName", "su", (BUS_NAME, DO_NOT_QUEUE))
+        if answer != PRIMARY_OWNER:
+            raise BusworkError(f"somebody else has the name {BUS_NAME} on this bus")
+
+    async def _start_wing(self, name: str, make: Callable[["Daemon"], Wing]) -> None:
+        try:
+            wing = make(self)
+            await wing.start()
+        except Exception as error:
+            log.exception("the wing %s could not start", name)
+            self.states[name] = ("failed", str(error))
+        else:
+            self._wings.append((name, wing))
+            self.states[name] = ("running", "")
+
+    async def _watch_sleep(self) -> None:
+        await self._sleep.start()
+        await self._sleep.listen(
+            "org.freedesktop.login1.Manager", "PrepareForSleep", self._prepare_for_sleep
+        )
+
+    def _prepare_for_sleep(self, frame: Frame) -> None:
+        if frame.header.signature == "b":
+            (sleeping,) = frame.values()
+            log.info("the machine goes to sleep" if sleeping else "the machine woke up")
+
+    # -- the end -------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serves until told to stop; returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, 0)
+        loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: there is nothing to reload")
+        with _watchdog(loop):
+            status = await self._end
+        systemd.notify("STOPPING=1", "STATUS=going down")
+        await self.edge.drain(DRAIN_SECONDS)
+        for _, wing in reversed(self._wings):
+            await wing.stop()
+        await self.connection.drain()
+        self.connection.close()
+        return status
+
+    def _stop(self, status: int) -> None:
+        if not self._end.done():
+            self._end.set_result(status)
+
+    def _name_lost(self, frame: Frame) -> None:
+        if frame.values() == [BUS_NAME]:
+            log.critical("the name %s was lost", BUS_NAME)
+            self._stop(1)
+
+    def _bus_lost(self, closed: "asyncio.Future[Exception | None]") -> None:
+        if not self._end.done():
+            log.critical("the bus is gone: %s", closed.result())
+            self._stop(1)
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "calls": self.edge.dispatcher.calls,
+            "errors": self.edge.dispatcher.errors,
+            "denied": self.authority.denials,
+            "questions": self.authority.questions,
+            "signals": self.edge.signals,
+            "dropped_signals": self.edge.dropped_signals,
+            "bytes_in": self.connection.bytes_in,
+            "bytes_out": self.connection.bytes_out,
+            "resident_bytes": _resident_bytes(),
+            "uptime_us": int((time.monotonic() - self._started_at) * 1_000_000),
+        }
+
+
+@contextlib.contextmanager
+def _watchdog(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Tells the manager that the loop turns, twice as often as it wants to hear it."""
+    seconds = systemd.watchdog_seconds()
+    timer: asyncio.TimerHandle | None = None
+
+    def tick() -> None:
+        nonlocal timer
+        assert seconds is not None
+        systemd.notify("WATCHDOG=1")
+        timer = loop.call_later(seconds / 2, tick)
+
+    if seconds is not None:
+        tick()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+MAKERS: dict[str, Callable[[Daemon], Wing]] = {
+    "store": lambda daemon: StoreWing(daemon.edge, daemon.authority, daemon.holdings),
+}
+
+
+async def _serve(options: argparse.Namespace, log_target: str) -> int:
+    makers = {name: MAKERS[name] for name in options.wings}
+    try:
+        connection = await Connection.open(bus_address(options.bus))
+    except (OSError, BusworkError, TimeoutError) as error:
+        log.critical("no connection to the bus %s: %s", options.bus, error)
+        return 1
+    daemon = Daemon(connection, options.limits, log_target)
+    try:
+        await daemon.start(makers)
+    except BusworkError as error:
+        log.critical("%s", error)
+        connection.close()
+        return 1
+    names = ", ".join(makers)
+    log.info("hello, world: busworkd %s serves %s", __version__, names)
+    systemd.notify("READY=1", f"STATUS=serving {names}")
+    status = await daemon.run()
+    log.info("goodbye")
+    return status
+
+
+def _wing_names(text: str) -> list[str]:
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in MAKERS:
+            raise argparse.ArgumentTypeError(f"no wing {name!r}; there are {', '.join(MAKERS)}")
+    return names
+
+
+class _LimitAction(argparse.Action):
+    """--limit calls=1000: lifts one limit of `authority.Limits`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        text: Any,
+        option: str | None = None,
+    ) -> None:
+        name, _, number = str(text).partition("=")
+        known = [field.name for field in dataclasses.fields(Limits)]
+        if name not in known or not number.isdecimal():
+            parser.error(f"--limit takes NAME=NUMBER with NAME one of {', '.join(known)}")
+        options.limits = dataclasses.replace(options.limits, **{name: int(number)})
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="busworkd",
+        description="Puts five small IPC worlds on the D-Bus system bus, guarded by polkit.",
+        epilog="Exit status: 0 after SIGTERM, 1 when the bus or the name is lost, 2 for wrong "
+        "arguments.",
+    )
+    parser.add_argument(
+        "--wings",
+        type=_wing_names,
+        default=list(MAKERS),
+        metavar="NAME,...",
+        help="which wings to start (default: all)",
+    )
+    parser.add_argument(
+        "--bus",
+        default="system",
+        metavar="system|session|ADDRESS",
+        help="which bus to serve (default: system)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        metavar="LEVEL",
+        help=f"the least important level to log: {', '.join(LEVELS)} (default: info)",
+    )
+    parser.add_argument(
+        "--limit",
+        dest="limits",
+        action=_LimitAction,
+        default=Limits(),
+        metavar="NAME=NUMBER",
+        help="lift a quota per uid, for benches; may be repeated",
+    )
+    parser.add_argument("--version", action="version", version=f"busworkd {__version__}")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = make_parser().parse_args(arguments)
+    handler = set_up(options.log_level)
+    return asyncio.run(_serve(options, handler.target))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

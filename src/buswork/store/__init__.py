@@ -1,0 +1,1 @@
+"""The store wing: named values in memory, shared by every process of the machine."""

@@ -1,0 +1,66 @@
+"""Which tests a machine can run, told by marker; what is skipped is summed up in one line each."""
+
+import os
+import shutil
+import subprocess
+from collections import Counter
+
+import pytest
+
+SKIPPED = pytest.StashKey[Counter[str]]()
+
+
+def _missing(*commands: str) -> str | None:
+    """The reason why a tier that needs these commands can't run here."""
+    lacking = [command for command in commands if shutil.which(command) is None]
+    return f"not installed: {', '.join(lacking)}" if lacking else None
+
+
+def _no_namespace() -> str | None:
+    if os.geteuid() != 0:
+        return "needs root, to have mount namespaces of its own"
+    unshare = ["unshare", "--mount", "--propagation", "private", "true"]
+    try:
+        done = subprocess.run(unshare, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "not installed: unshare"
+    return f"no mount namespaces here: {done.stderr.strip()}" if done.returncode else None
+
+
+def _no_vm(config: pytest.Config) -> str | None:
+    if not config.getoption("--vm"):
+        return "only with --vm"
+    return _missing("qemu-system-x86_64", "busybox", "mke2fs")
+
+
+def _tiers(config: pytest.Config) -> dict[str, tuple[str, str | None]]:
+    """By marker: the tier's name, and why it can't run here (None: it can)."""
+    no_namespace = _no_namespace()
+    return {
+        "system": ("tier 2 (bus)", no_namespace or _missing("dbus-daemon", "pkcheck")),
+        "systemd": ("tier 4 (systemd)", no_namespace or _missing("systemd-nspawn")),
+        "tools": ("tier 5 (tools)", _missing("busctl", "gdbus")),
+        "vm": ("tier 6 (virtual machine)", _no_vm(config)),
+    }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--vm", action="store_true", help="also run the tests in a virtual machine")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    skipped = config.stash.setdefault(SKIPPED, Counter())
+    tiers = _tiers(config)
+    for item in items:
+        for marker, (tier, reason) in tiers.items():
+            if reason is not None and item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"{tier}: {reason}"))
+                skipped[f"{tier}: {reason}"] += 1
+                break
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for what, count in sorted(config.stash.get(SKIPPED, Counter[str]()).items()):
+        terminalreporter.write_line(f"not run here: {what} ({count} tests)")

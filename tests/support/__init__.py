@@ -1,0 +1,1 @@
+"""What tests share: a machine in a mount namespace, callers of other users, a polkit agent."""

@@ -1,0 +1,439 @@
+"""The shipped bus policy, actions and units, each proven by what will read it."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+
+import pytest
+from support.machine import BUS_NAME, CallError, Client, Machine, MachineError, why_not
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONTRACTS = sorted((ROOT / "dbus").glob("*.xml"))
+POLICIES = sorted((ROOT / "polkit").glob("*.policy"))
+UNIT = ROOT / "systemd" / "buswork.service"
+
+DBUS_ERROR = "org.freedesktop.DBus.Error."
+STANDARD = {
+    "org.freedesktop.DBus.Introspectable",
+    "org.freedesktop.DBus.ObjectManager",
+    "org.freedesktop.DBus.Peer",
+    "org.freedesktop.DBus.Properties",
+}
+
+
+def contract_interfaces() -> list[ET.Element]:
+    return [element for path in CONTRACTS for element in ET.parse(path).iterfind("interface")]
+
+
+def annotation(element: ET.Element, name: str) -> str | None:
+    found = element.find(f"annotation[@name='{name}']")
+    return None if found is None else found.get("value")
+
+
+def members(kind: str) -> list[tuple[str, ET.Element]]:
+    return [
+        (f"{interface.get('name')}.{member.get('name')}", member)
+        for interface in contract_interfaces()
+        for member in interface.iterfind(kind)
+    ]
+
+
+def actions() -> dict[str, ET.Element]:
+    found: dict[str, ET.Element] = {}
+    for path in POLICIES:
+        for action in ET.parse(path).iterfind("action"):
+            name = str(action.get("id"))
+            assert name not in found, f"{name} is there twice"
+            found[name] = action
+    return found
+
+
+def named_actions() -> set[str]:
+    """Every action that a contract names."""
+    names = {
+        str(element.get("value"))
+        for path in CONTRACTS
+        for element in ET.parse(path).iter("annotation")
+        if re.fullmatch(r"org\.buswork\.(\w*Action|ActionForOthers)", str(element.get("name")))
+    }
+    return names - {"none"}
+
+
+# --- Contracts and actions agree ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "member"), [pytest.param(*m, id=m[0]) for m in members("method")])
+def test_every_method_has_an_action_and_a_text(name: str, member: ET.Element) -> None:
+    assert annotation(member, "org.buswork.Action")
+    assert annotation(member, "org.gtk.GDBus.DocString")
+    for argument in member.iterfind("arg"):
+        assert argument.get("name"), f"{name} has an argument without a name"
+        assert argument.get("direction") in ("in", "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "member"), [pytest.param(*m, id=m[0]) for m in members("property")]
+)
+def test_every_property_says_who_may_read_and_write_it(name: str, member: ET.Element) -> None:
+    access = member.get("access")
+    assert access in ("read", "readwrite", "write"), name
+    assert annotation(member, "org.gtk.GDBus.DocString")
+    emits = annotation(member, "org.freedesktop.DBus.Property.EmitsChangedSignal")
+    assert emits in ("true", "false", "const", "invalidates")
+    action = annotation(member, "org.buswork.Action")
+    write_action = annotation(member, "org.buswork.WriteAction")
+    assert action
+    assert bool(write_action) is ("write" in str(access)), name
+    assert write_action != "none", "writing is open to nobody by default"
+    if action != "none":
+        assert emits != "true", "a value that not everybody may read is not broadcast"
+
+
+@pytest.mark.parametrize(("name", "member"), [pytest.param(*m, id=m[0]) for m in members("signal")])
+def test_every_signal_has_a_text(name: str, member: ET.Element) -> None:
+    assert annotation(member, "org.gtk.GDBus.DocString"), name
+
+
+def test_every_interface_has_a_text_and_is_let_through() -> None:
+    policy = ET.parse(ROOT / "dbus" / "org.buswork.conf")
+    allowed = {str(rule.get("send_interface")) for rule in policy.iter("allow")} - {"None"}
+    for interface in contract_interfaces():
+        assert annotation(interface, "org.gtk.GDBus.DocString"), interface.get("name")
+    assert allowed == {str(i.get("name")) for i in contract_interfaces()} | STANDARD
+
+
+def test_the_named_actions_are_the_shipped_ones() -> None:
+    assert named_actions() == set(actions())
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.name)
+def test_action_files_are_complete(path: pathlib.Path) -> None:
+    tree = ET.parse(path)
+    assert tree.findtext("vendor")
+    assert str(tree.findtext("vendor_url")).startswith("https://")
+    for action in tree.iterfind("action"):
+        name = action.get("id")
+        assert action.findtext("description"), name
+        message = str(action.findtext("message"))
+        assert message.startswith("Authentication is required to "), name
+        assert not message.endswith("."), "a prompt has no full stop"
+        for default in ("allow_any", "allow_inactive", "allow_active"):
+            assert action.findtext(f"defaults/{default}") in ("yes", "auth_admin_keep"), name
+        owner = action.findtext("annotate[@key='org.freedesktop.policykit.owner']")
+        assert owner == "unix-user:buswork", name
+
+
+def test_what_is_open_by_default() -> None:
+    """A change here is a change of what every local process may do; it wants to be looked at."""
+    is_open = {
+        name
+        for name, action in actions().items()
+        if "yes" in {default.text for default in action.iterfind("defaults/*")}
+    }
+    assert is_open == {"org.mapipc.store.read", "org.mapipc.store.write"}
+
+
+# --- The bus policy, on a real bus (attacks 16 and 17) --------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["daemon", "broker"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    if reason := why_not(bus=request.param):
+        pytest.skip(reason)
+    with Machine(bus=request.param, polkit="none") as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def owner(machine: Machine) -> Client:
+    """A stand-in that has the daemon's name, and knows no method."""
+    owner = machine.client("buswork")
+    assert owner.request_name(BUS_NAME) == 1
+    return owner
+
+
+@pytest.fixture(scope="module")
+def alice(machine: Machine, owner: Client) -> Client:
+    return machine.client("alice")
+
+
+def arrived(owner: Client, sender: Client, interface: str | None) -> bool:
+    """Whether a call of sender reaches the owner of our name: it answers UnknownMethod then."""
+    assert sender.name != owner.name
+    with pytest.raises(CallError) as refused:
+        sender.call("/", interface, "NoSuchMember")
+    if refused.value.name == f"{DBUS_ERROR}AccessDenied":
+        return False
+    assert refused.value.name.startswith(f"{DBUS_ERROR}Unknown"), refused.value
+    return True
+
+
+@pytest.mark.system
+def test_the_bus_accepts_the_policy(machine: Machine, alice: Client) -> None:
+    assert alice.bus("GetId").value
+    assert machine.complaints() == []
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("user", ["alice", "messagebus", "nobody"])
+def test_an_ordinary_user_cannot_have_the_name(machine: Machine, user: str) -> None:
+    stranger = machine.client(user)
+    with pytest.raises(CallError) as denied:
+        stranger.request_name(BUS_NAME)
+    assert denied.value.name == f"{DBUS_ERROR}AccessDenied"
+    stranger.close()
+
+
+@pytest.mark.system
+def test_root_may_have_the_name_but_not_take_it_away(machine: Machine, owner: Client) -> None:
+    root = machine.client()
+    replace = 0x2
+    assert root.request_name(BUS_NAME, replace | 0x4) == 3
+    assert machine.owner(BUS_NAME) == owner.name
+    root.close()
+
+
+@pytest.mark.system
+def test_no_other_name_comes_with_ours(machine: Machine, owner: Client) -> None:
+    """dbus-broker 33 takes own="NAME" for the names below NAME too (bus1/dbus-broker#462)."""
+    below = ["org.buswork.Other"] if machine.bus_kind == "daemon" else []
+    for name in ["org.mapipc.Store", "org.busworks", "org.freedesktop.PolicyKit1", *below]:
+        with pytest.raises(CallError) as denied:
+            owner.request_name(name)
+        assert denied.value.name == f"{DBUS_ERROR}AccessDenied"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    "interface", [str(i.get("name")) for i in contract_interfaces()] + sorted(STANDARD)
+)
+def test_our_interfaces_get_through(owner: Client, alice: Client, interface: str) -> None:
+    assert arrived(owner, alice, interface)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    "interface",
+    [
+        None,
+        "org.mapipc.Stor",
+        "org.mapipc.Store2",
+        "org.mapipc",
+        "org.buswork",
+        "org.freedesktop.DBus",
+        "org.freedesktop.DBus.Debug.Stats",
+        "org.freedesktop.systemd1.Manager",
+    ],
+)
+def test_other_interfaces_do_not(owner: Client, alice: Client, interface: str | None) -> None:
+    assert not arrived(owner, alice, interface)
+
+
+@pytest.mark.system
+def test_an_address_by_unique_name_is_no_way_around(owner: Client, alice: Client) -> None:
+    for interface in (None, "org.example.Other"):
+        with pytest.raises(CallError) as denied:
+            alice.call("/", interface, "NoSuchMember", destination=owner.name)
+        assert denied.value.name == f"{DBUS_ERROR}AccessDenied"
+
+
+@pytest.mark.system
+def test_our_rules_open_nothing_else(machine: Machine, owner: Client, alice: Client) -> None:
+    """Attack 16: with our policy there, calls to others are refused as they are without it."""
+    other = machine.client("bob")
+    for interface in ("org.mapipc.Store", "org.freedesktop.DBus.Properties"):
+        with pytest.raises(CallError) as denied:
+            alice.call("/", interface, "NoSuchMember", destination=other.name)
+        assert denied.value.name == f"{DBUS_ERROR}AccessDenied"
+        with pytest.raises(CallError) as denied:
+            owner.call("/", interface, "NoSuchMember", destination=other.name)
+        assert denied.value.name == f"{DBUS_ERROR}AccessDenied"
+    other.close()
+
+
+def test_every_rule_is_tied_to_our_name() -> None:
+    for rule in ET.parse(ROOT / "dbus" / "org.buswork.conf").iter():
+        if rule.tag in ("allow", "deny"):
+            assert BUS_NAME in (rule.get("own"), rule.get("send_destination")), rule.attrib
+            assert "*" not in rule.attrib.values()
+
+
+@pytest.mark.system
+def test_broadcasts_reach_us_and_forgeries_do_not(
+    machine: Machine, owner: Client, alice: Client
+) -> None:
+    """Attack 37. What the daemon makes of a forgery that does arrive has tests of its own."""
+    owner.add_match("type='signal',path='/forged'")
+    owner.signals()
+    interface = "org.freedesktop.DBus"
+    for destination in (owner.name, BUS_NAME, None):
+        alice.emit("/forged", interface, "NameLost", "s", str(destination), destination=destination)
+    assert owner.wait_signal("NameLost").body == ["None"]
+    assert [s for s in owner.signals() if s.member == "NameLost"] == []
+
+
+@pytest.mark.system
+def test_we_can_send_a_signal_to_one_caller(owner: Client, alice: Client) -> None:
+    alice.signals()
+    owner.emit("/", "org.mapipc.Store", "Hint", "s", "only for you", destination=alice.name)
+    heard = alice.wait_signal("Hint")
+    assert (heard.sender, heard.body) == (owner.name, ["only for you"])
+
+
+@pytest.mark.system
+def test_a_bad_policy_would_show() -> None:
+    """The trap behind test_the_bus_accepts_the_policy: a real bus only complains in its log."""
+    rule = "<policy context='default'><deny send_member='X'/></policy>"
+    with Machine(polkit="none") as machine:
+        machine.add_policy("<busconfig/>")
+        with pytest.raises(MachineError, match="must specify an interface"):
+            machine.add_policy(f"<busconfig>{rule}</busconfig>")
+
+
+@pytest.mark.system
+def test_the_activation_file_starts_nothing_without_systemd() -> None:
+    name = "org.buswork.service"
+    file = ROOT / "dbus" / name
+    with Machine(polkit="none", activation={name: file.read_text()}) as machine:
+        alice = machine.client("alice")
+        with pytest.raises(CallError) as failed:
+            alice.call("/", "org.freedesktop.DBus.Peer", "Ping")
+        assert failed.value.name == f"{DBUS_ERROR}Spawn.ChildExited"
+
+
+def test_the_activation_file_names_the_unit() -> None:
+    parsed = configparser.ConfigParser(interpolation=None)
+    parsed.optionxform = str  # type: ignore[assignment,method-assign]
+    parsed.read(ROOT / "dbus" / "org.buswork.service")
+    assert dict(parsed["D-BUS Service"]) == {
+        "Name": BUS_NAME,
+        "Exec": "/bin/false",
+        "User": "buswork",
+        "SystemdService": UNIT.name,
+    }
+
+
+# --- The unit -------------------------------------------------------------------------------------
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+
+
+def settings(path: pathlib.Path) -> dict[str, list[str]]:
+    """The settings of a unit, each with all its values in order."""
+    found: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines():
+        if line and line[0] not in "#;[":
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_unit_says_what_the_design_says() -> None:
+    unit = settings(UNIT)
+    for name, value in {
+        "Type": "notify",
+        "NotifyAccess": "main",
+        "BusName": BUS_NAME,
+        "User": "buswork",
+        "ExecStart": "/usr/bin/busworkd",
+        "Restart": "on-failure",
+        "CapabilityBoundingSet": "",
+        "AmbientCapabilities": "",
+        "UMask": "0077",
+        "RestrictAddressFamilies": "AF_UNIX AF_NETLINK",
+        "DevicePolicy": "closed",
+        "DeviceAllow": "char-usb_device rw",
+    }.items():
+        assert unit[name] == [value], name
+    for name in ("WatchdogSec", "TimeoutStopSec", "FileDescriptorStoreMax"):
+        assert unit[name], name
+    for name in ("MemoryMax", "TasksMax", "LimitNOFILE", "LimitMSGQUEUE"):
+        assert re.fullmatch(r"\d+[KMG]?", unit[name][0]), name
+
+
+def test_the_unit_has_not_what_would_break_us() -> None:
+    """Each hides something that a wing needs; the unit says what."""
+    assert not {"PrivateUsers", "PrivateNetwork", "PrivateDevices"} & set(settings(UNIT))
+
+
+@needs_systemd
+def test_systemd_accepts_the_unit(tmp_path: pathlib.Path) -> None:
+    # Verified with a program that exists here; the daemon need not be installed for that.
+    copy = tmp_path / UNIT.name
+    copy.write_text(UNIT.read_text().replace("/usr/bin/busworkd", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
+    ours = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert (done.returncode, ours) == (0, [])
+
+
+@needs_systemd
+def test_the_sandbox_is_tight() -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LANG": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+    )
+    exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", done.stdout)
+    assert exposure, done.stderr
+    assert float(exposure[1]) <= 1.2, done.stdout
+
+
+@pytest.mark.parametrize("name", ["mapipcd.service", "globstashd.service"])
+def test_the_old_names_lead_to_the_unit(name: str) -> None:
+    link = UNIT.with_name(name)
+    assert link.is_symlink()
+    assert os.readlink(link) == UNIT.name
+
+
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers")
+def test_sysusers_makes_our_user(tmp_path: pathlib.Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("systemd-sysusers needs root")
+    (tmp_path / "etc").mkdir()
+    file = ROOT / "systemd" / "sysusers.d" / "buswork.conf"
+    command = ["systemd-sysusers", f"--root={tmp_path}"]
+    subprocess.run([*command, "--inline", *_entries(file)], check=True, capture_output=True)
+    user = (tmp_path / "etc" / "passwd").read_text().splitlines()[0].split(":")
+    assert user[0] == "buswork"
+    assert user[6].endswith("nologin")
+    assert (tmp_path / "etc" / "group").read_text().startswith("buswork:")
+
+
+@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="no systemd-tmpfiles")
+def test_tmpfiles_makes_a_directory_that_only_root_writes(tmp_path: pathlib.Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("systemd-tmpfiles gives files to root")
+    file = ROOT / "systemd" / "tmpfiles.d" / "buswork.conf"
+    subprocess.run(["systemd-tmpfiles", "--create", f"--root={tmp_path}", file], check=True)
+    made = (tmp_path / "run" / "buswork").stat()
+    assert (made.st_mode & 0o7777, made.st_uid, made.st_gid) == (0o755, 0, 0)
+
+
+@pytest.mark.skipif(shutil.which("journalctl") is None, reason="no journalctl")
+def test_the_journal_accepts_the_catalog(tmp_path: pathlib.Path) -> None:
+    file = ROOT / "systemd" / "buswork.catalog"
+    place = tmp_path / "usr" / "lib" / "systemd" / "catalog"
+    place.mkdir(parents=True)
+    (tmp_path / "var" / "lib" / "systemd" / "catalog").mkdir(parents=True)
+    shutil.copy(file, place)
+    command = ["journalctl", f"--root={tmp_path}"]
+    done = subprocess.run([*command, "--update-catalog"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    listed = subprocess.run([*command, "--list-catalog"], capture_output=True, text=True).stdout
+    written = re.findall(r"^-- ([0-9a-f]{32})$", file.read_text(), re.MULTILINE)
+    assert sorted(line.split()[0] for line in listed.splitlines()) == sorted(written)
+    assert len(written) == 4
+
+
+def _entries(path: pathlib.Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and line[0] != "#"]
