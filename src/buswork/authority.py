@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 # How long a plain yes is believed without asking again; an administrator's change of a rule
 # is heard of at once (polkit's Changed), the end of a session within this time.
 KEEP_SECONDS = 5.0
+# How long before that time who still calls is asked about again.
+RENEW_SECONDS = 1.0
 # Decisions kept, over all callers; beyond that all are asked anew.
 MAX_KEPT = 4096
 # The bus lets us have 128 unanswered calls. 64 prompts and 32 plain questions leave 32 for
@@ -156,12 +158,26 @@ class Authority:
     # -- deciding ------------------------------------------------------------------------------
 
     def allowed_until(self, sender: str, action: str) -> float:
-        """Until when (monotonic) a kept yes holds; 0 when the question must be asked."""
+        """Until when (monotonic) a yes holds without a word from here; 0: it must be asked.
+
+        Who calls all the time is asked about again a little before a yes ends, so that its
+        calls need not wait then.
+        """
         until = self._kept.get((sender, action), 0.0)
-        if until and until < time.monotonic():
-            del self._kept[sender, action]
+        if not until:
             return 0.0
-        return until
+        now = time.monotonic()
+        if now < until - RENEW_SECONDS:
+            return until - RENEW_SECONDS
+        if now < until:
+            self._renew(sender, action)
+            return until
+        del self._kept[sender, action]
+        return 0.0
+
+    def _renew(self, sender: str, action: str) -> None:
+        if len(self._plain) < MAX_WAITING_PLAIN:
+            self._question(sender, action)
 
     async def require(self, sender: str, uid: int, action: str, *, interactive: bool) -> None:
         """Returns when the caller may do this; raises the error that it is to get."""
@@ -219,15 +235,23 @@ class Authority:
 
     async def _ask_plain(self, who: str | Peer, action: str) -> Answer:
         """The question without interaction; equal ones that are open together are one."""
+        if len(self._plain) >= MAX_WAITING_PLAIN:
+            raise Busy(f"too many questions wait for polkit; {action} was not asked")
+        return await self._question(who, action).answer()
+
+    def _question(self, who: str | Peer, action: str) -> _Question:
         key = (who, action)
         question = self._plain.get(key)
         if question is None:
-            if len(self._plain) >= MAX_WAITING_PLAIN:
-                raise Busy(f"too many questions wait for polkit; {action} was not asked")
             question = _Question(asyncio.create_task(self._ask_plain_now(who, action)))
             self._plain[key] = question
-            question.task.add_done_callback(lambda _: self._plain.pop(key, None))
-        return await question.answer()
+            question.task.add_done_callback(lambda task: self._answered(key, task))
+        return question
+
+    def _answered(self, key: tuple[Hashable, str], task: asyncio.Task[Answer]) -> None:
+        self._plain.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever waits has it; a renewal that failed is asked for anew
 
     async def _ask_plain_now(self, who: str | Peer, action: str) -> Answer:
         generation = self._generation

@@ -53,7 +53,9 @@ def method(settings: Settings) -> str:
     return (
         f"Medians of {settings.rounds} interleaved rounds, the order rotated every round, "
         "on a private dbus-daemon with the limits of a system bus; the client is written in C "
-        "with sd-bus. CPU is the time on a processor of all threads of the service. "
+        "with sd-bus. CPU is the time on a processor of all threads of the service. Where calls go "
+        "one at a time, client, bus and service share one CPU: what is measured is the work, not "
+        "the interrupts by which virtual CPUs wake each other. "
         "Written by `python tests/bench/edge.py --update-docs`."
     )
 

@@ -1,5 +1,6 @@
 """Round trips: what a call of Get costs the service."""
 
+import contextlib
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ class Case:
     size: int
     window: int
     calls: int
+    one_cpu: bool = False
 
 
-SMALL_ALONE = Case("16 B, one at a time", 16, 1, 4_000)
+SMALL_ALONE = Case("16 B, one at a time", 16, 1, 4_000, one_cpu=True)
+SMALL_ALONE_FREE = Case("the same on all CPUs", 16, 1, 4_000)
 SMALL_PIPELINED = Case("16 B, 64 in flight", 16, 64, 20_000)
-LARGE_ALONE = Case("4 KiB, one at a time", 4096, 1, 4_000)
+LARGE_ALONE = Case("4 KiB, one at a time", 4096, 1, 4_000, one_cpu=True)
 LARGE_PIPELINED = Case("4 KiB, 64 in flight", 4096, 64, 10_000)
-CASES = (SMALL_ALONE, SMALL_PIPELINED, LARGE_ALONE, LARGE_PIPELINED)
+CASES = (SMALL_ALONE, SMALL_ALONE_FREE, SMALL_PIPELINED, LARGE_ALONE, LARGE_PIPELINED)
 
 # Stock dbus-next takes 30 times as long as the others: the same figures from fewer calls.
 SLOW_SHARE = 5
@@ -70,8 +73,14 @@ def round_trips(rig: Rig, settings: Settings) -> Result:
     trips = RoundTrips()
     asked = rig.questions()
     with serving(rig, contenders) as services:
-        for case, contender in _case_rounds(contenders, settings.rounds):
-            trips.add(contender, case, _call(rig, services[contender.key], case))
+        for number, case, contender in _case_rounds(contenders, settings.rounds):
+            service = services[contender.key]
+            placed = rig.on_one_cpu(service, number) if case.one_cpu else contextlib.nullcontext()
+            with placed:
+                outcome = _call(rig, service, case)
+            if outcome.lost:
+                service.restart()
+            trips.add(contender, case, outcome)
     asked = rig.questions() - asked
     rows = [
         [contender.title, *(trips.cell(contender, case) for case in CASES)]
@@ -89,21 +98,19 @@ def round_trips(rig: Rig, settings: Settings) -> Result:
     return Result(_trip_goals(trips, asked), [table], samples)
 
 
-def _case_rounds(contenders: Sequence[Contender], rounds: int) -> Iterator[tuple[Case, Contender]]:
+def _case_rounds(
+    contenders: Sequence[Contender], rounds: int
+) -> Iterator[tuple[int, Case, Contender]]:
     for number in range(rounds):
         for case in CASES:
             for contender in rotated(contenders, number):
-                yield case, contender
+                yield number, case, contender
 
 
 def _call(rig: Rig, service: Service, case: Case) -> Outcome:
     calls = case.calls // SLOW_SHARE if service.contender is NEXT else case.calls
-    outcome = rig.run(
-        "calls", *service.address, case.size, calls, case.window, service.pid, rig.bus_pid, 0
-    )
-    if outcome.lost:
-        service.restart()
-    return outcome
+    figures = (case.size, calls, case.window, service.pid, rig.bus_pid, 0)
+    return rig.run("calls", *service.address, *figures)
 
 
 def _trip_goals(trips: RoundTrips, asked: int) -> list[Goal]:

@@ -25,12 +25,16 @@ from buswork.errors import LimitsExceeded
 # The specification's own limits ("Marshaling (Wire Format)").
 MAX_ARRAY = 64 * 1024 * 1024
 MAX_SIGNATURE = 255
-MAX_DEPTH = 64
+MAX_NESTING = 32  # arrays, and structs, in one signature
+MAX_DEPTH = 64  # variants and what they contain
 
-# Elements that one body may hold, bytes and numbers in plain arrays not counted. The bus lets
-# 32 MiB through; as an array of empty strings that would hold the loop for seconds. Four times
-# the most keys that one uid can set at once.
+# Elements that one body may hold: of arrays, of structs, of variants. The bus lets 32 MiB
+# through; as an array of empty strings that would hold the loop for seconds. Four times the
+# most keys that one uid can set at once.
 MAX_ELEMENTS = 65_536
+# So many numbers in a plain array count as one element: they are read faster, but each is an
+# object all the same, and 32 MiB of them would take 800 MB. Bytes (ay) do not count.
+NUMBERS_PER_ELEMENT = 16
 
 _PATH = re.compile(r"/|(/[A-Za-z0-9_]+)+")
 _U32 = struct.Struct("<I")
@@ -41,6 +45,7 @@ _ALIGNMENT = {
     "y": 1, "g": 1, "v": 1, "n": 2, "q": 2, "b": 4, "i": 4, "u": 4, "h": 4, "s": 4, "o": 4,
     "a": 4, "x": 8, "t": 8, "d": 8, "(": 8, "{": 8,
 }  # fmt: skip
+_BASIC = "ybnqiuxtdsogh"
 
 
 class CodecError(ValueError):
@@ -53,6 +58,7 @@ class Body(bytearray):
     def __init__(self) -> None:
         super().__init__()
         self.fds: list[int] = []
+        self.depth = 0
 
 
 class Reading:
@@ -71,6 +77,9 @@ Decode = Callable[[bytes, int, Reading], tuple[Any, int]]
 BodyEncoder = Callable[[Sequence[Any]], bytes | Body]
 BodyDecoder = Callable[[bytes, Sequence[int]], Sequence[Any]]
 
+# What Python says of values that are not of the type that a signature asks for.
+_NO_VALUE = (struct.error, TypeError, AttributeError, UnicodeEncodeError, OverflowError)
+
 
 # -- bodies ------------------------------------------------------------------------------------
 
@@ -83,13 +92,13 @@ def body_encoder(signature: str) -> BodyEncoder:
     encoders = [_encoder(type_) for type_ in _types(signature)]
 
     def encode_body(values: Sequence[Any]) -> Body:
-        if len(values) != len(encoders):
-            raise CodecError(f"{len(values)} values for signature {signature!r}")
         body = Body()
         try:
+            if len(values) != len(encoders):
+                raise CodecError(f"{len(values)} values for signature {signature!r}")
             for encode, value in zip(encoders, values, strict=True):
                 encode(body, value)
-        except (struct.error, TypeError, AttributeError, UnicodeEncodeError) as error:
+        except _NO_VALUE as error:
             raise CodecError(f"no value for signature {signature!r}: {error}") from error
         return body
 
@@ -124,9 +133,36 @@ def _types(signature: str) -> list[SignatureType]:
     if len(signature) > MAX_SIGNATURE:
         raise CodecError("a signature longer than 255 bytes")
     try:
-        return parse_signature(signature)
+        types = parse_signature(signature)
     except InvalidSignatureError as error:
         raise CodecError(str(error)) from error
+    for type_ in types:
+        _check_type(type_)
+    return types
+
+
+def _check_type(type_: SignatureType, arrays: int = 0, structs: int = 0) -> None:
+    """The rules for signatures that the library's parser leaves out."""
+    arrays += type_.token == "a"
+    structs += type_.token == "("
+    if arrays > MAX_NESTING or structs > MAX_NESTING:
+        raise CodecError(f"arrays or structs nested deeper than {MAX_NESTING}")
+    if type_.token == "{":
+        raise CodecError("a dict entry outside an array")
+    for child in type_.children:
+        if child.token == "{":
+            key, value = child.children
+            if type_.token != "a" or key.token not in _BASIC:
+                raise CodecError("a dict entry outside an array, or with a key of no basic type")
+            _check_type(value, arrays, structs)
+        else:
+            _check_type(child, arrays, structs)
+
+
+def _depth(type_: SignatureType) -> int:
+    """How many containers lie in one another."""
+    deepest = max(map(_depth, type_.children), default=0)
+    return deepest + (type_.token in "a(")
 
 
 # -- the bodies that nearly every call has, without the closures -------------------------------
@@ -139,21 +175,21 @@ def _encode_nothing(values: Sequence[Any]) -> bytes:
 
 
 def _encode_string_body(values: Sequence[Any]) -> bytes:
-    (value,) = values
     try:
+        (value,) = values
         raw: bytes = value.encode()
-    except (AttributeError, UnicodeEncodeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise CodecError(f"no string: {error}") from error
-    if b"\0" in raw:
+    if 0 in raw:  # a quarter of the time of looking for b"\0"
         raise CodecError("a string with NUL")
-    return b"%b%b\0" % (_U32.pack(len(raw)), raw)
+    return _U32.pack(len(raw)) + raw + b"\0"
 
 
 def _encode_u64_body(values: Sequence[Any]) -> bytes:
-    (value,) = values
     try:
+        (value,) = values
         return struct.pack("<Q", value)
-    except struct.error as error:
+    except (struct.error, TypeError, ValueError) as error:
         raise CodecError(str(error)) from error
 
 
@@ -165,11 +201,11 @@ def _decode_nothing(body: bytes, fds: Sequence[int]) -> Sequence[Any]:
 
 def _decode_string_body(body: bytes, fds: Sequence[int]) -> Sequence[Any]:
     # One search proves the length, the final NUL and that there is no other.
-    if body.find(b"\0", 4) + 1 != len(body) or _U32.unpack_from(body)[0] + 5 != len(body):
-        raise CodecError("no string")
     try:
+        if body.find(b"\0", 4) + 1 != len(body) or _U32.unpack_from(body)[0] + 5 != len(body):
+            raise CodecError("no string")
         return (body[4:-1].decode(),)
-    except UnicodeDecodeError as error:
+    except (struct.error, UnicodeDecodeError) as error:
         raise CodecError(str(error)) from error
 
 
@@ -206,10 +242,16 @@ def _pad(out: bytearray, alignment: int) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def encoder(signature: str) -> Encode:
-    """The encoder of a single complete type."""
-    (type_,) = _types(signature)
-    return _encoder(type_)
+def _variant_encoder(signature: str) -> tuple[int, Encode]:
+    type_ = _variant_type(signature)
+    return 1 + _depth(type_), _encoder(type_)
+
+
+def _variant_type(signature: str) -> SignatureType:
+    types = _types(signature)
+    if len(types) != 1:
+        raise CodecError(f"a variant of signature {signature!r}")
+    return types[0]
 
 
 def _encoder(type_: SignatureType) -> Encode:
@@ -243,7 +285,7 @@ def _encode_bool(out: Body, value: Any) -> None:
 
 def _encode_string(out: Body, value: Any) -> None:
     raw = value.encode()
-    if b"\0" in raw:
+    if 0 in raw:
         raise CodecError("a string with NUL")
     out += _PADDING[-len(out) % 4]
     out += _U32.pack(len(raw))
@@ -266,15 +308,21 @@ def _encode_signature(out: Body, value: Any) -> None:
 
 
 def _encode_variant(out: Body, value: Any) -> None:
-    encode = encoder(value.signature)
+    depth, encode = _variant_encoder(value.signature)
     raw = value.signature.encode()
     out.append(len(raw))
     out += raw
     out += b"\0"
+    out.depth += depth
+    if out.depth > MAX_DEPTH:
+        raise CodecError(f"variants nested deeper than {MAX_DEPTH}")
     encode(out, value.value)
+    out.depth -= depth
 
 
 def _encode_descriptor(out: Body, value: Any) -> None:
+    if type(value) is not int or value < 0:
+        raise CodecError(f"{value!r} is no descriptor")
     out += _PADDING[-len(out) % 4]
     out += _U32.pack(len(out.fds))
     out.fds.append(value)
@@ -292,6 +340,8 @@ _ENCODERS: dict[str, Encode] = {
 
 def _struct_encoder(members: list[Encode]) -> Encode:
     def encode(out: Body, value: Any) -> None:
+        if not isinstance(value, tuple | list):
+            raise CodecError(f"{type(value).__name__} is no struct")
         if len(value) != len(members):
             raise CodecError(f"{len(value)} values for a struct of {len(members)}")
         _pad(out, 8)
@@ -329,6 +379,8 @@ def _array_encoder(type_: SignatureType) -> Encode:
 
 def _elements_writer(encode_element: Encode) -> Encode:
     def write(out: Body, values: Any) -> None:
+        if isinstance(values, str | bytes | dict):  # their elements are not what is meant
+            raise CodecError(f"{type(values).__name__} is no array")
         for value in values:
             encode_element(out, value)
 
@@ -346,7 +398,9 @@ def _entries_writer(encode_key: Encode, encode_value: Encode) -> Encode:
 
 
 def _encode_bytes(out: Body, value: Any) -> None:
-    if not isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, memoryview):
+        value = value.tobytes()
+    if not isinstance(value, bytes | bytearray):
         raise CodecError(f"{type(value).__name__} is no byte string")
     if len(value) > MAX_ARRAY:
         raise LimitsExceeded("an array of more than 64 MiB does not fit into a D-Bus message")
@@ -359,11 +413,52 @@ def _encode_bytes(out: Body, value: Any) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _variant_decoder(signature: str, order: str) -> tuple[SignatureType, Decode]:
-    types = _types(signature)
-    if len(types) != 1:
-        raise CodecError(f"a variant of signature {signature!r}")
-    return types[0], _decoder(types[0], order)
+def _variant_decoder(signature: str, order: str) -> tuple[SignatureType, int, Decode]:
+    type_ = _variant_type(signature)
+    return type_, 1 + _depth(type_), _decoder(type_, order)
+
+
+@functools.lru_cache(maxsize=1024)
+def decoder(signature: str, order: str = "<") -> Decode:
+    """The decoder of a single complete type."""
+    return _decoder(_variant_type(signature), order)
+
+
+def skip(signature: str, data: bytes, position: int, order: str) -> int:
+    """Where a value of a single complete type ends, found without reading what is in it."""
+    return _skip(_single_type(signature), data, position, order, 0)
+
+
+@functools.lru_cache(maxsize=1024)
+def _single_type(signature: str) -> SignatureType:
+    return _variant_type(signature)
+
+
+def _skip(type_: SignatureType, data: bytes, position: int, order: str, depth: int) -> int:
+    token = type_.token
+    alignment = _ALIGNMENT[token]
+    position += -position % alignment
+    if token == "v":
+        if depth > MAX_DEPTH:
+            raise CodecError(f"variants nested deeper than {MAX_DEPTH}")
+        signature, position = _read_signature(data, position)
+        return _skip(_single_type(signature), data, position, order, depth + 1)
+    if token == "(":
+        for child in type_.children:
+            position = _skip(child, data, position, order, depth)
+    elif token == "g":
+        position += data[position] + 2
+    elif token in "so":
+        position += _U32_OF[order].unpack_from(data, position)[0] + 5
+    elif token == "a":
+        length = _U32_OF[order].unpack_from(data, position)[0]
+        position += 4
+        position += -position % _ALIGNMENT[type_.children[0].token] + length
+    else:
+        position += alignment
+    if position > len(data):
+        raise CodecError("a value longer than its message")
+    return position
 
 
 def _decoder(type_: SignatureType, order: str) -> Decode:
@@ -446,12 +541,13 @@ def _signature_decoder(order: str) -> Decode:
 def _make_variant_decoder(order: str) -> Decode:
     def decode(data: bytes, position: int, reading: Reading) -> tuple[Any, int]:
         signature, position = _read_signature(data, position)
-        type_, decode_value = _variant_decoder(signature, order)
-        reading.depth += 1
+        type_, depth, decode_value = _variant_decoder(signature, order)
+        reading.depth += depth
         if reading.depth > MAX_DEPTH:
-            raise CodecError("variants nested deeper than 64")
+            raise CodecError(f"variants nested deeper than {MAX_DEPTH}")
+        _count_elements(reading, 1)
         value, position = decode_value(data, position, reading)
-        reading.depth -= 1
+        reading.depth -= depth
         return decoded_variant(type_, value), position
 
     return decode
@@ -481,6 +577,7 @@ _DECODER_MAKERS: dict[str, Callable[[str], Decode]] = {
 
 def _struct_decoder(members: list[Decode]) -> Decode:
     def decode(data: bytes, position: int, reading: Reading) -> tuple[Any, int]:
+        _count_elements(reading, len(members))
         position += -position & 7
         values = []
         for decode_member in members:
@@ -523,6 +620,7 @@ def _elements_reader(child: SignatureType, order: str) -> Callable[[bytes, int, 
 
 def _numbers_reader(number: struct.Struct) -> Callable[[bytes, int, int, Reading], Any]:
     def read(data: bytes, start: int, end: int, reading: Reading) -> list[Any]:
+        _count_elements(reading, (end - start) // (number.size * NUMBERS_PER_ELEMENT))
         return [item for (item,) in number.iter_unpack(data[start:end])]
 
     return read
@@ -535,7 +633,7 @@ def _values_reader(decode_element: Decode) -> Callable[[bytes, int, int, Reading
         while position < end:
             value, position = decode_element(data, position, reading)
             values.append(value)
-            _count_element(reading)
+            _count_elements(reading, 1)
         _check_end(position, end)
         return values
 
@@ -552,17 +650,17 @@ def _entries_reader(
             position += -position & 7
             key, position = decode_key(data, position, reading)
             values[key], position = decode_value(data, position, reading)
-            _count_element(reading)
+            _count_elements(reading, 1)
         _check_end(position, end)
         return values
 
     return read
 
 
-def _count_element(reading: Reading) -> None:
-    reading.elements_left -= 1
+def _count_elements(reading: Reading, count: int) -> None:
+    reading.elements_left -= count
     if reading.elements_left < 0:
-        raise LimitsExceeded(f"a message may hold {MAX_ELEMENTS} array elements at the most")
+        raise LimitsExceeded(f"a message may hold {MAX_ELEMENTS} elements at the most")
 
 
 def _check_end(position: int, end: int) -> None:

@@ -9,10 +9,15 @@ speed. Everything else takes the long road, and what was learnt there is remembe
 Calls of one sender on one wing take effect in order. While one of them waits for its uid or
 for polkit, later ones of the same sender on the same wing wait behind it (`_Lane`); nobody
 else does.
+
+All callers come over one connection, one behind the other, so a caller of expensive calls
+would make everybody wait. The time that each uid takes is counted (`_Account`), and who takes
+too large a share is served in the background: one call, then a look at what else has come.
 """
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +57,15 @@ LARGE_REPLY = 64 * 1024
 # Calls of one sender that may wait behind one another. The system bus gives a connection 128
 # unanswered calls; buses without that limit see programs that send a thousand at once.
 MAX_LANE = 1024
+_LANE_FULL = f"{MAX_LANE} calls of yours wait already"
 ALWAYS = float("inf")
+
+# A uid that has taken more than this much of the loop in one window goes to the background
+# for the rest of it. A flood of the cheapest calls takes half as much: the bus carries no
+# more. An innocent caller waits for no more than this, and for one call of the background.
+SHARE_WINDOW = 0.05
+SHARE_SECONDS = 0.02
+MAX_ACCOUNTS = 4096
 
 LaneKey = tuple[str, str]
 
@@ -76,12 +89,32 @@ class Judge(PropertyJudge, Protocol):
     def on_change(self, callback: Callable[[], None]) -> None: ...
 
 
+class _Account:
+    """How much of the loop's time one uid has taken lately."""
+
+    __slots__ = ("_window_end", "spent")
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        self._window_end = 0.0
+
+    def is_over(self, now: float) -> bool:
+        """Whether the uid took more than its share in a window that has not ended yet."""
+        if now > self._window_end:
+            self.spent = 0.0
+            self._window_end = now + SHARE_WINDOW
+        return self.spent > SHARE_SECONDS
+
+
 class _Known:
     """What is remembered of header fields: how to answer, and until when without asking."""
 
-    __slots__ = ("call", "decode", "handler", "lane", "target", "template", "until")
+    __slots__ = ("account", "call", "decode", "handler", "lane", "target", "template", "until")
 
-    def __init__(self, route: Route, call: Call, template: ReplyTemplate) -> None:
+    def __init__(
+        self, route: Route, call: Call, template: ReplyTemplate, account: _Account
+    ) -> None:
+        self.account = account
         self.handler = route.handler
         self.target = route.target
         self.decode = body_decoder(route.signature_in)
@@ -154,6 +187,8 @@ class Dispatcher:
         self._standard = StandardInterfaces(tree, judge)
         self._known: dict[bytes, _Known] = {}
         self._lanes: dict[LaneKey, _Lane] = {}
+        self._accounts: dict[int, _Account] = {}
+        self._background = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         judge.on_change(self._known.clear)
@@ -161,7 +196,7 @@ class Dispatcher:
 
     # -- the short road ------------------------------------------------------------------------
 
-    def _on_call(self, raw: RawFrame, now: float) -> None:
+    def _on_call(self, raw: RawFrame, now: float) -> _Account | None:
         _, flags, serial, _, fields, body = raw
         known = self._known.get(fields)
         if (
@@ -170,44 +205,70 @@ class Dispatcher:
             or known.call.flags != flags
             or (known.target is not None and not known.target.alive)
             or (self._lanes and known.lane in self._lanes)
+            or known.account.spent > SHARE_SECONDS
         ):
-            self._take_long_road(raw)
-            return
+            return self._take_long_road(raw, known, now)
         self.calls += 1
         call, template = known.call, known.template
         try:
             result = known.handler(call, *known.decode(body, ()))
             if type(result) is CoroutineType:
                 self._run(result, call, serial, template)
-                return
+                return known.account
             reply = template.encode((result,)) if template.outputs == 1 else template.body(result)
-            if flags & 1:  # Flag.NO_REPLY_EXPECTED
-                return
             if len(reply) > LARGE_REPLY or type(reply) is Body:
                 self._send_reply(call, serial, template, reply)
-                return
+            elif not flags & 1:  # Flag.NO_REPLY_EXPECTED
+                connection = self._connection
+                connection.send(template.message(connection.next_serial(), serial, reply))
         except Exception as error:
             self._reply_error(call.sender, flags, serial, error)
-            return
-        connection = self._connection
-        connection.send(template.message(connection.next_serial(), serial, reply))
+        return known.account
 
     # -- the long road -------------------------------------------------------------------------
 
-    def _take_long_road(self, raw: RawFrame) -> None:
-        frame = self._connection.frame(raw)
+    def _take_long_road(self, raw: RawFrame, known: _Known | None, now: float) -> _Account | None:
         self.calls += 1
+        if known is not None and self._is_full(known.lane):
+            # Before anything is parsed: this must cost less than it costs to send such calls.
+            self._reply_error(known.call.sender, raw[1], raw[2], LimitsExceeded(_LANE_FULL))
+            return known.account
+        frame = self._connection.frame(raw)
         try:
             request = self._request(frame, raw[4])
         except Exception as error:
             close_all(frame.fds)
             self._reply_error(frame.header.sender, frame.flags, frame.serial, error)
-            return
+            return known.account if known is not None else None
         lane = self._lanes.get(request.lane)
-        if lane is None and not request.route.in_order and self._admitted_at_once(request):
+        account = self._account(request.sender)
+        if lane is None and self._may_go_on(request, account, now):
             self._answer(request)
         else:
             self._wait_in_lane(lane, request)
+        return account
+
+    def _may_go_on(self, request: _Request, account: _Account | None, now: float) -> bool:
+        """Whether a call that nobody is before may be answered at once."""
+        if account is None or account.is_over(now) or request.route.in_order:
+            return False
+        return self._admitted_at_once(request)
+
+    def _account(self, sender: str) -> _Account | None:
+        uid = self._callers.known_uid(sender)
+        if uid is None:
+            return None
+        account = self._accounts.get(uid)
+        if account is None:
+            if len(self._accounts) >= MAX_ACCOUNTS:
+                self._accounts.clear()
+                self._known.clear()
+            account = self._accounts[uid] = _Account()
+        return account
+
+    def _is_full(self, key: LaneKey) -> bool:
+        lane = self._lanes.get(key)
+        return lane is not None and len(lane.waiting) >= MAX_LANE
 
     def _request(self, frame: Frame, fields: bytes) -> _Request:
         header = frame.header
@@ -302,7 +363,10 @@ class Dispatcher:
         if known is None or known.call != call or known.target is not route.target:
             if len(self._known) >= MAX_KNOWN_HEADERS:
                 self._known.clear()
-            known = _Known(route, call, _template(request))
+            account = self._account(request.sender)
+            if account is None:
+                return
+            known = _Known(route, call, _template(request), account)
             self._known[request.fields] = known
         known.until = until
 
@@ -316,7 +380,7 @@ class Dispatcher:
             return
         try:
             if len(lane.waiting) >= MAX_LANE:
-                raise LimitsExceeded(f"{MAX_LANE} calls of yours wait already")
+                raise LimitsExceeded(_LANE_FULL)
             self._charge_waiting(lane, request)
         except BusworkError as error:
             self._refuse(request, error)
@@ -347,15 +411,32 @@ class Dispatcher:
                 except Exception as error:
                     self._refuse(request, error)
                 else:
-                    task = self._answer(request)
-                    if task is not None and request.route.in_order:
-                        await asyncio.wait((task,))
+                    await self._answer_in_turn(request)
                 lane.waiting.popleft()
         finally:
             self._lanes.pop(key, None)
             for request in lane.waiting:  # their sender has left, or we are going down
                 close_all(request.frame.fds)
                 request.release()
+
+    async def _answer_in_turn(self, request: _Request) -> None:
+        """Answers a call of a lane: in the background if its uid has had its share."""
+        account = self._account(request.sender)
+        if account is None:
+            return  # left while it waited
+        if not account.is_over(time.monotonic()):
+            await self._answer_and_charge(request, account)
+            return
+        async with self._background:
+            await asyncio.sleep(0)  # one look at what else has come
+            await self._answer_and_charge(request, account)
+
+    async def _answer_and_charge(self, request: _Request, account: _Account) -> None:
+        before = time.monotonic()
+        task = self._answer(request)
+        account.spent += time.monotonic() - before
+        if task is not None and request.route.in_order:
+            await asyncio.wait((task,))
 
     async def _admit(self, lane: _Lane, request: _Request) -> None:
         """Returns when the call may go on; raises what its caller is to get instead."""

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from buswork.bus.codec import Body, CodecError, body_decoder, body_encoder
+from buswork.bus.codec import (
+    Body,
+    CodecError,
+    Reading,
+    body_decoder,
+    body_encoder,
+    decoder,
+    skip,
+)
 from buswork.bus.library import (
     is_bus_name_valid,
     is_interface_name_valid,
@@ -123,8 +131,9 @@ class Frame:
 class FrameBuffer:
     """Bytes of the stream in, whole messages out, whatever pieces they come in.
 
-    One buffer is filled and emptied over and over. A message that is larger gets a buffer of
-    its own size, so that no byte is copied more than twice however many reads it takes.
+    One buffer is filled over and over. As soon as it has what completes a message, everything
+    in it is taken out in one piece, and the messages are slices of that. For a message that
+    is larger the buffer is as large, so that its bytes are not copied anew with every read.
     """
 
     CAPACITY = 64 * 1024
@@ -132,79 +141,95 @@ class FrameBuffer:
     def __init__(self) -> None:
         self._usual = memoryview(bytearray(self.CAPACITY))
         self._view = self._usual
-        self._start = 0
-        self._end = 0
+        self._filled = 0
+        self._wanted = FIXED_SIZE
+        self._data = b""
+        self._at = 0
 
     def room(self) -> memoryview:
         """Where the next bytes of the stream go; never empty."""
-        return self._view[self._end :]
+        return self._view[self._filled :]
 
     def filled(self, count: int) -> None:
-        self._end += count
+        self._filled += count
 
     @property
     def partial(self) -> bool:
-        """Whether a message has begun that has not ended."""
-        return self._end > self._start
+        """Whether bytes have come that no message has used yet."""
+        return self._filled > 0 or self._at < len(self._data)
 
     def next(self) -> RawFrame | None:
-        """The next whole message, or None after making room for more of it."""
-        start = self._start
-        if self._end - start < FIXED_SIZE:
-            self._make_room(FIXED_SIZE)
-            return None
-        view = self._view
-        order = view[start]
-        if order == LITTLE:
-            _, kind, flags, version, body_length, serial, fields_length = _unpack(view, start)
-        elif order == BIG:
-            _, kind, flags, version, body_length, serial, fields_length = _unpack_big(view, start)
-        else:
-            raise ProtocolError(f"a message of byte order {order:#04x}")
-        fields_at = start + FIXED_SIZE
-        fields_end = fields_at + fields_length
-        body_at = fields_end + (-fields_length & 7)
-        end = body_at + body_length
-        if version != 1 or kind == 0 or serial == 0 or end - start > MAX_MESSAGE:
-            raise ProtocolError("a message header that makes no sense")
-        if end > self._end:
-            self._make_room(end - start)
-            return None
-        self._start = end
-        return (
-            kind,
-            flags,
-            serial,
-            "<" if order == LITTLE else ">",
-            bytes(view[fields_at:fields_end]),
-            bytes(view[body_at:end]),
-        )
+        """The next whole message, or None when more must come first."""
+        while True:
+            data, start = self._data, self._at
+            if len(data) - start >= FIXED_SIZE:
+                order = data[start]
+                if order == LITTLE:
+                    fixed = _unpack(data, start)
+                elif order == BIG:
+                    fixed = _unpack_big(data, start)
+                else:
+                    raise ProtocolError(f"a message of byte order {order:#04x}")
+                _, kind, flags, version, body_length, serial, fields_length = fixed
+                fields_at = start + FIXED_SIZE
+                fields_end = fields_at + fields_length
+                body_at = fields_end + (-fields_length & 7)
+                end = body_at + body_length
+                if version != 1 or kind == 0 or serial == 0 or end - start > MAX_MESSAGE:
+                    raise ProtocolError("a message header that makes no sense")
+                if end <= len(data):
+                    self._at = end
+                    fields, body = data[fields_at:fields_end], data[body_at:end]
+                    return kind, flags, serial, "<" if order == LITTLE else ">", fields, body
+                self._wanted = end - start
+            if not self._take_out():
+                return None
 
-    def _make_room(self, size: int) -> None:
-        """Moves what is left to the front of a buffer in which `size` bytes fit."""
-        left = self._end - self._start
-        if self._start + size <= len(self._view) and left:
-            return
-        old = self._view[self._start : self._end]
-        self._view = self._usual if size <= self.CAPACITY else memoryview(bytearray(size))
-        self._view[:left] = bytes(old) if self._view.obj is old.obj else old
-        self._start, self._end = 0, left
+    def _take_out(self) -> bool:
+        """Moves what has come to `_data`, once that has all the wanted bytes."""
+        rest = self._data[self._at :]
+        self._at = 0
+        missing = self._wanted - len(rest)
+        if self._filled < missing:
+            self._data = rest
+            if missing > len(self._view):
+                self._grow(missing)
+            return False
+        self._data = b"".join((rest, self._view[: self._filled]))
+        self._view, self._filled, self._wanted = self._usual, 0, FIXED_SIZE
+        return True
+
+    def _grow(self, size: int) -> None:
+        view = memoryview(bytearray(size))
+        view[: self._filled] = self._view[: self._filled]
+        self._view = view
 
 
 def parse_fields(fields: bytes, order: str = "<") -> Header:
-    """The header fields array, given without its length; raises CodecError."""
+    """The header fields array, given without its length; raises CodecError.
+
+    Fields that we do not know are passed over unread, as the specification asks: they may hold
+    whatever a sender likes, and some buses carry them.
+    """
     header = Header()
-    # In the message the array follows its length at offset 12; offset 8 of this body is as
-    # well aligned, with four bytes more before it.
-    prefixed = struct.pack(order + "II", 0, len(fields)) + fields
-    decode = body_decoder("ua(yv)", order)
-    for code, variant in decode(prefixed, ())[1]:
-        name = _ATTRIBUTES.get(code)
-        if name is None:
-            continue
-        if variant.signature != _FIELD_TYPES[FieldCode(code)]:
-            raise CodecError(f"header field {name} of type {variant.signature!r}")
-        setattr(header, name, variant.value)
+    position = 0
+    try:
+        while position < len(fields):
+            position += -position & 7
+            end = position + 2 + fields[position + 1]
+            if fields[end]:
+                raise CodecError("a header field whose type has no end")
+            signature = fields[position + 2 : end].decode("ascii")
+            name = _ATTRIBUTES.get(fields[position])
+            if name is None:
+                position = skip(signature, fields, end + 1, order)
+                continue
+            if signature != _FIELD_TYPES[FieldCode(fields[position])]:
+                raise CodecError(f"header field {name} of type {signature!r}")
+            value, position = decoder(signature, order)(fields, end + 1, Reading())
+            setattr(header, name, value)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise CodecError(f"header fields without their end: {error}") from error
     return header
 
 

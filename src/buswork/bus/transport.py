@@ -14,7 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from buswork.bus.codec import Body, CodecError, body_encoder
@@ -48,6 +48,9 @@ BATCH_PIECES = 256
 _ANCILLARY = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 # A bus that answers a line of authentication with more than this is no bus.
 MAX_AUTH_LINE = 16 * 1024
+# An error's text is a sentence. It may quote what the caller sent, which may be as long as a
+# message, and for a reply longer than that the bus would throw us out.
+MAX_ERROR_TEXT = 1024
 DEFAULT_TIMEOUT = 25.0
 CONNECT_TIMEOUT = 10.0
 
@@ -55,7 +58,15 @@ BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
 SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 
-OnCall = Callable[[RawFrame, float], None]
+
+class Account(Protocol):
+    """Whom the time of a call is charged to."""
+
+    spent: float
+
+
+# Gets a call and the time at which it came; says whom to charge for the time it took.
+OnCall = Callable[[RawFrame, float], Account | None]
 OnSignal = Callable[[Frame], None]
 
 
@@ -215,11 +226,15 @@ class Connection:
         self._in_turn = True
         try:
             while (frame := next_frame()) is not None:
-                if frame[0] == 1:  # Kind.CALL, spelt out because this line is the hot path
-                    self.on_call(frame, now)
+                if frame[0] == 1:  # Kind.CALL, spelt out because this is the hot path
+                    account = self.on_call(frame, now)
+                    before, now = now, time.monotonic()
+                    if account is not None:
+                        account.spent += now - before
                 else:
                     self._receive(frame)
-                if (now := time.monotonic()) > stop_at:
+                    now = time.monotonic()
+                if now > stop_at:
                     self._stop_reading()
                     self._loop.call_soon(self._resume)
                     break
@@ -280,11 +295,12 @@ class Connection:
             if listener.path in (None, header.path):
                 listener.callback(frame)
 
-    def _refuse_call(self, raw: RawFrame, now: float) -> None:
+    def _refuse_call(self, raw: RawFrame, now: float) -> Account | None:
         """A connection that exports nothing still answers."""
         frame = self.frame(raw)
         close_all(frame.fds)
         self.send_error(frame, UnknownObject("this connection exports no objects"))
+        return None
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -527,7 +543,7 @@ class Connection:
 def encode_error(
     serial: int, reply_serial: int, destination: str | None, error: BusworkError
 ) -> bytes:
-    """An error message; what the text has that D-Bus does not take is replaced."""
+    """An error message; what the text has that D-Bus does not take is replaced or cut off."""
     fields: dict[FieldCode, Any] = {
         FieldCode.ERROR_NAME: error.name,
         FieldCode.REPLY_SERIAL: reply_serial,
@@ -535,7 +551,10 @@ def encode_error(
     }
     if destination is not None:
         fields[FieldCode.DESTINATION] = destination
-    text = str(error).encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    text = str(error)
+    if len(text) > MAX_ERROR_TEXT:
+        text = text[:MAX_ERROR_TEXT] + "..."
+    text = text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
     flags = Flag.NO_REPLY_EXPECTED
     return encode_message(Kind.ERROR, flags, serial, fields, body_encoder("s")((text,)))
 

@@ -184,6 +184,8 @@ class StoreFace(Face):
     @in_order
     async def watch(self, call: Call, prefix: str, from_revision: int) -> int:
         """A pipe; the caller holds it until it closes its end or leaves."""
+        if len(prefix.encode()) > self.max_key_bytes:
+            raise LimitsExceeded(f"no key has more than {self.max_key_bytes} bytes (MaxKeyBytes)")
         revision = self._store.watch_from(from_revision)
         leases = [self._quotas.take(call.uid, "watches")]
         try:

@@ -1,0 +1,57 @@
+"""Programs that use the daemon: `Client` for asyncio, `buswork.client.blocking.Client` without.
+
+    async with Client() as client:
+        await client.store.set("greeting", "hello")
+        async with client.store.watch("greeting") as changes:
+            async for change in changes:
+                print(change.value)
+
+Failures are classes of `buswork.client.errors`, all of them BusworkError.
+"""
+
+from buswork.client.connection import Client
+from buswork.client.daemon import Daemon, Facts, Held, WingState
+from buswork.client.errors import (
+    AccessDenied,
+    Busy,
+    BusworkError,
+    Disconnected,
+    InteractiveAuthorizationRequired,
+    InvalidArgs,
+    LimitsExceeded,
+    NoReply,
+    NotRunning,
+    RevisionGone,
+    TimedOut,
+)
+from buswork.client.signals import Signal, Signals
+from buswork.client.store import Description, Hint, Lookup, Store, Swap
+from buswork.client.watch import Change, Watch
+
+__all__ = [
+    "AccessDenied",
+    "Busy",
+    "BusworkError",
+    "Change",
+    "Client",
+    "Daemon",
+    "Description",
+    "Disconnected",
+    "Facts",
+    "Held",
+    "Hint",
+    "InteractiveAuthorizationRequired",
+    "InvalidArgs",
+    "LimitsExceeded",
+    "Lookup",
+    "NoReply",
+    "NotRunning",
+    "RevisionGone",
+    "Signal",
+    "Signals",
+    "Store",
+    "Swap",
+    "TimedOut",
+    "Watch",
+    "WingState",
+]

@@ -1,0 +1,236 @@
+"""The client without asyncio: the same calls, blocking, from any thread.
+
+    with Client() as client:
+        client.store.set("greeting", "hello")
+
+One thread of its own runs the asyncio client; it ends with `close`.
+"""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Self, TypeVar
+
+from buswork.client import connection, daemon, store, watch
+from buswork.client.daemon import Facts, Held
+from buswork.client.errors import Disconnected, TimedOut
+from buswork.client.store import Description, Hint, Lookup, Swap
+from buswork.client.watch import Change
+
+__all__ = ["Client", "Daemon", "Store", "Watch"]
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+
+class Client:
+    """The daemon on a bus; see the asyncio Client for what the arguments mean."""
+
+    def __init__(
+        self, bus: str = "system", *, interactive: bool = False, timeout: float | None = None
+    ) -> None:
+        self._client = connection.Client(bus, interactive=interactive, timeout=timeout)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self.store = Store(self, self._client.store)
+        self.daemon = Daemon(self, self._client.daemon)
+
+    # -- opening and closing -------------------------------------------------------------------
+
+    def open(self) -> None:
+        opened: concurrent.futures.Future[None] = concurrent.futures.Future()
+        live = self._live(opened)
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(live,), name="buswork-client", daemon=True
+        )
+        self._thread.start()
+        try:
+            opened.result()
+        except BaseException:
+            self.close()
+            raise
+
+    async def _live(self, opened: concurrent.futures.Future[None]) -> None:
+        """The life of the thread: what is left when it ends, asyncio.run cancels."""
+        stop = asyncio.Event()
+        try:
+            with self._lock:
+                self._loop, self._stop = asyncio.get_running_loop(), stop
+            async with self._client:
+                opened.set_result(None)
+                await stop.wait()
+        except Exception as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
+
+    def close(self) -> None:
+        """Leaves the bus. Whoever waits in another thread gets Disconnected."""
+        with self._lock:
+            loop, stop = self._loop, self._stop
+            self._loop = self._stop = None
+            if loop is not None and stop is not None and not loop.is_closed():
+                loop.call_soon_threadsafe(stop.set)
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- using it ------------------------------------------------------------------------------
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Runs a coroutine of the asyncio client in the thread, and waits for its result."""
+        with self._lock:
+            if self._loop is None or self._thread is threading.current_thread():
+                coroutine.close()
+                if self._loop is not None:
+                    raise RuntimeError("a callback of this client can't wait for it")
+                raise Disconnected("this client is not open")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout)
+        except concurrent.futures.CancelledError:
+            raise Disconnected("this client was closed") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def on_restart(self, callback: Callable[[], None]) -> None:
+        """Calls back, in the client's thread, when another daemon took the earlier one's place."""
+        self._client.on_restart(callback)
+
+    def wait_running(self, *, timeout: float | None = None) -> str:
+        return self.run(self._client.wait_running(timeout=timeout))
+
+
+class Store:
+    """Named values in memory, shared by every process of the machine."""
+
+    def __init__(self, client: Client, inner: store.Store) -> None:
+        self._client = client
+        self._inner = inner
+
+    def set(
+        self, key: str, value: str, *, ttl: float | None = None, until_i_leave: bool = False
+    ) -> int:
+        return self._client.run(self._inner.set(key, value, ttl=ttl, until_i_leave=until_i_leave))
+
+    def set_many(self, values: Mapping[str, str]) -> int:
+        return self._client.run(self._inner.set_many(values))
+
+    def compare_and_set(self, key: str, expected: int, value: str) -> Swap:
+        return self._client.run(self._inner.compare_and_set(key, expected, value))
+
+    def delete(self, key: str) -> bool:
+        return self._client.run(self._inner.delete(key))
+
+    def clear(self) -> int:
+        return self._client.run(self._inner.clear())
+
+    def mark(self, text: str = "") -> str:
+        return self._client.run(self._inner.mark(text))
+
+    def get(self, key: str) -> str:
+        return self._client.run(self._inner.get(key))
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, str]:
+        return self._client.run(self._inner.get_many(keys))
+
+    def lookup(self, key: str) -> Lookup:
+        return self._client.run(self._inner.lookup(key))
+
+    def describe(self, key: str) -> Description | None:
+        return self._client.run(self._inner.describe(key))
+
+    def list(self, prefix: str = "") -> list[str]:
+        return self._client.run(self._inner.list(prefix))
+
+    def last_mark(self) -> str:
+        return self._client.run(self._inner.last_mark())
+
+    def revision(self) -> int:
+        return self._client.run(self._inner.revision())
+
+    def watch(self, prefix: str = "", from_revision: int | None = None) -> "Watch":
+        """Every change from now on, or after from_revision: no gap, no repeat."""
+        return Watch(self._client, self._inner.watch(prefix, from_revision))
+
+    def on_changed(self, callback: Callable[[Hint], None]) -> Callable[[], None]:
+        """Calls back in the client's thread; what is returned ends that."""
+        end = self._client.run(self._inner.on_changed(callback))
+
+        async def end_in_thread() -> None:
+            end()
+
+        return lambda: self._client.run(end_in_thread())
+
+
+class Daemon:
+    """What the daemon runs, who uses it, and the means to take a thing away."""
+
+    def __init__(self, client: Client, inner: daemon.Daemon) -> None:
+        self._client = client
+        self._inner = inner
+
+    def facts(self) -> Facts:
+        return self._client.run(self._inner.facts())
+
+    def epoch(self) -> str:
+        return self._client.run(self._inner.epoch())
+
+    def list_clients(self) -> "list[Held]":
+        return self._client.run(self._inner.list_clients())
+
+    def force_release(self, path: str) -> None:
+        self._client.run(self._inner.force_release(path))
+
+
+class Watch:
+    """Changes, to be iterated over; `with` opens it at once and closes it for certain."""
+
+    def __init__(self, client: Client, inner: watch.Watch) -> None:
+        self._client = client
+        self._inner = inner
+
+    def __enter__(self) -> Self:
+        self._client.run(self._inner.open())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Change:
+        return self.next()
+
+    def next(self, timeout: float | None = None) -> Change:
+        """The next change; TimedOut when none comes in so many seconds, and the watch goes on."""
+        change = self._client.run(self._next(timeout))
+        if change is None:
+            raise StopIteration
+        return change
+
+    async def _next(self, timeout: float | None) -> Change | None:
+        # A coroutine that raises StopAsyncIteration can't tell anybody.
+        try:
+            async with asyncio.timeout(timeout):
+                return await anext(self._inner, None)
+        except TimeoutError:
+            raise TimedOut(f"nothing changed in {timeout:g} s") from None
+
+    def close(self) -> None:
+        try:
+            self._client.run(self._inner.close())
+        except Disconnected:
+            pass  # closing the client has closed it

@@ -1,0 +1,21 @@
+import os
+
+import pytest
+from support.fakebus import FakeBus, FakePolkit
+
+
+@pytest.fixture
+async def bus():
+    async with FakeBus() as bus:
+        yield bus
+
+
+@pytest.fixture
+def polkit(bus):
+    return FakePolkit(bus)
+
+
+@pytest.fixture
+def open_fds():
+    """Counts this process's descriptors."""
+    return lambda: len(os.listdir("/proc/self/fd"))
