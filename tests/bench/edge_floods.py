@@ -9,9 +9,11 @@ from edge_report import Goal, Result, Table
 from edge_rig import BUSWORK, SDBUS, BenchError, Contender, Outcome, Rig, Service
 from edge_rounds import Settings, milliseconds, rotated, serving
 
+SLOW_POLKIT_MS = 300
 FLOODS = {
     "get": "128 Gets always in flight",
     "noreply": "Gets that want no reply",
+    "noreply, polkit slow": f"the same, and polkit takes {SLOW_POLKIT_MS} ms for an answer",
     "set": "128 Sets of 64 KiB always in flight",
 }
 OTHERS_WAIT_NS = 10e6
@@ -38,9 +40,10 @@ def floods(rig: Rig, settings: Settings) -> Result:
         for number in range(min(settings.rounds, FLOOD_ROUNDS)):
             for kind in FLOODS:
                 for contender in rotated(contenders, number):
-                    found[f"{contender.key}, {kind}"].append(
-                        _flood(rig, services[contender.key], kind)
-                    )
+                    slow = SLOW_POLKIT_MS if "slow" in kind else 0
+                    with rig.slow_polkit(slow):
+                        flood = _flood(rig, services[contender.key], kind)
+                    found[f"{contender.key}, {kind}"].append(flood)
     return Result(
         [_flood_goal(kind, found) for kind in FLOODS],
         [_flood_table(contenders, found)],
@@ -49,7 +52,7 @@ def floods(rig: Rig, settings: Settings) -> Result:
 
 
 def _flood(rig: Rig, service: Service, kind: str) -> Flood:
-    flooder = rig.spawn([rig.program("flood"), *service.address, kind])
+    flooder = rig.spawn([rig.program("flood"), *service.address, kind.split(",")[0]])
     try:
         flooder.read_line()
         probe = rig.run(

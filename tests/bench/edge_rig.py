@@ -87,10 +87,10 @@ class Process:
         readable, _, _ = select.select([self._process.stdout], [], [], START_SECONDS)
         return self._process.stdout.readline().strip() if readable else ""
 
-    def ask(self) -> str:
-        """Sends an empty line and returns the answer."""
+    def ask(self, line: str = "") -> str:
+        """Sends a line and returns the answer."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         return self.read_line()
 
@@ -239,6 +239,16 @@ class Rig:
         """How often the stand-in for polkit was asked so far."""
         assert self._polkit is not None
         return int(self._polkit.ask())
+
+    @contextlib.contextmanager
+    def slow_polkit(self, milliseconds: int) -> Iterator[None]:
+        """Every answer of polkit takes so long."""
+        assert self._polkit is not None
+        self._polkit.ask(str(milliseconds))
+        try:
+            yield
+        finally:
+            self._polkit.ask("0")
 
     def log_tail(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from buswork.errors import AccessDenied, BusworkError, InvalidArgs, LimitsExceeded
 from buswork.store import model
 from buswork.store.model import FROM_NOW, Limits, RevisionGone, Store, Usage, visible
-from buswork.store.wire import Change
+from buswork.store.wire.lines import Change
 
 ME, YOU = 1000, 1001
 

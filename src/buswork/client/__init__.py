@@ -13,8 +13,8 @@ from buswork.client.connection import Client
 from buswork.client.daemon import Daemon, Facts, Held, WingState
 from buswork.client.errors import (
     AccessDenied,
-    Busy,
     BusworkError,
+    Busy,
     Disconnected,
     InteractiveAuthorizationRequired,
     InvalidArgs,
@@ -30,8 +30,8 @@ from buswork.client.watch import Change, Watch
 
 __all__ = [
     "AccessDenied",
-    "Busy",
     "BusworkError",
+    "Busy",
     "Change",
     "Client",
     "Daemon",

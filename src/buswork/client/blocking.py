@@ -21,7 +21,6 @@ from buswork.client.watch import Change
 __all__ = ["Client", "Daemon", "Store", "Watch"]
 
 T = TypeVar("T")
-Run = Callable[[Coroutine[Any, Any, T]], T]
 
 
 class Client:
@@ -87,7 +86,7 @@ class Client:
 
     # -- using it ------------------------------------------------------------------------------
 
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine of the asyncio client in the thread, and waits for its result."""
         with self._lock:
             if self._loop is None or self._thread is threading.current_thread():
@@ -97,7 +96,7 @@ class Client:
                 raise Disconnected("this client is not open")
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return future.result(timeout)
+            return future.result()
         except concurrent.futures.CancelledError:
             raise Disconnected("this client was closed") from None
         except BaseException:

@@ -16,7 +16,6 @@ from buswork.client.errors import (
     InteractiveAuthorizationRequired,
     InvalidArgs,
     NotRunning,
-    TimedOut,
     typed,
 )
 from buswork.client.store import Store
@@ -125,19 +124,26 @@ class Client:
             for callback in self._on_restart:
                 callback()
 
-    async def wait_running(self, *, timeout: float | None = None, not_by: str | None = None) -> str:
+    async def wait_running(
+        self, *, timeout: float | None = None, not_by: str | None = None, start: bool = True
+    ) -> str:
         """Waits for a daemon (another one than `not_by`), and has the bus start it if it can."""
-        with contextlib.suppress(BusworkError):  # not every bus can, and somebody else may
-            await self.connection.call_bus("StartServiceByName", "su", (BUS_NAME, 0))
         try:
             async with asyncio.timeout(timeout):
                 while (owner := self.owner) in (None, not_by):
                     self._owner_changed.clear()
-                    await self._unless_closed(self._owner_changed.wait())
+                    if owner is None and start:
+                        await self._start_service()
+                    if self.owner == owner:
+                        await self._unless_closed(self._owner_changed.wait())
         except TimeoutError:
             raise NotRunning(f"nobody became {BUS_NAME} in {timeout:g} s") from None
         assert owner is not None
         return owner
+
+    async def _start_service(self) -> None:
+        with contextlib.suppress(BusworkError):  # not every bus can, and somebody else may
+            await self.connection.call_bus("StartServiceByName", "su", (BUS_NAME, 0))
 
     async def _unless_closed(self, awaited: Awaitable[Any]) -> None:
         """Waits, but not for what a connection that is gone will never bring."""

@@ -7,8 +7,8 @@ BusworkError, and `name` tells the D-Bus name of each.
 from buswork.errors import (
     FREEDESKTOP,
     AccessDenied,
-    Busy,
     BusworkError,
+    Busy,
     Disconnected,
     InteractiveAuthorizationRequired,
     InvalidArgs,
@@ -24,8 +24,8 @@ from buswork.errors import (
 
 __all__ = [
     "AccessDenied",
-    "Busy",
     "BusworkError",
+    "Busy",
     "Disconnected",
     "InteractiveAuthorizationRequired",
     "InvalidArgs",

@@ -17,9 +17,8 @@ from buswork.client.errors import (
     NoReply,
     NotRunning,
     RevisionGone,
-    UnknownObject,
 )
-from buswork.store.wire import Cut, parse_line
+from buswork.store.wire.lines import Cut, parse_line
 
 if TYPE_CHECKING:
     from buswork.client.connection import Client, Target
@@ -129,7 +128,7 @@ class Watch:
 
     async def open(self) -> None:
         """Opens the stream at one daemon, whose epoch and revision belong together."""
-        answer = await self._get(None, DAEMON, "Epoch")
+        answer = await self._get("org.buswork", DAEMON, "Epoch")
         self._owner = answer.header.sender or ""
         self._epoch = answer.values()[0].value
         if self._revision is None:
@@ -138,12 +137,10 @@ class Watch:
         await self._open_pipe()
         self._client.connection.closed.add_done_callback(self._lost)
 
-    async def _get(self, to: str | None, target: Target, name: str) -> Frame:
+    async def _get(self, to: str, target: Target, name: str) -> Frame:
         path, interface = target
         properties = (path, "org.freedesktop.DBus.Properties")
         names = (interface, name)
-        if to is None:
-            return await self._client.request(properties, "Get", "ss", names, returns="v")
         return await self._client.request(properties, "Get", "ss", names, returns="v", to=to)
 
     async def _open_pipe(self) -> None:
@@ -229,12 +226,13 @@ class Watch:
         await self._reopen()
 
     async def _present(self) -> tuple[str, str]:
-        """The daemon that runs now, once there is one, and its epoch."""
+        """The daemon that runs now, once there is one, and its epoch; does not start one."""
+        client = self._client
         while True:
+            owner = client.owner or await client.wait_running(timeout=RESTART_SECONDS, start=False)
             try:
-                answer = await self._get(None, DAEMON, "Epoch")
-            except (NotRunning, NoReply, Disconnected, UnknownObject):
-                # It is going down, or not up again.
-                await self._client.wait_running(timeout=RESTART_SECONDS, not_by=self._owner)
+                answer = await self._get(owner, DAEMON, "Epoch")
+            except (NotRunning, NoReply, Disconnected):
+                await client.wait_running(timeout=RESTART_SECONDS, not_by=owner, start=False)
             else:
-                return answer.header.sender or "", answer.values()[0].value
+                return owner, answer.values()[0].value

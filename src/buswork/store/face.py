@@ -15,8 +15,8 @@ from buswork.bus.ownership import Held, Holdings
 from buswork.errors import InvalidArgs, LimitsExceeded
 from buswork.log import MARKED, event
 from buswork.store.model import MAX_KEY_BYTES, Store, is_private
-from buswork.store.native import WatchStreams
-from buswork.store.wire import Change
+from buswork.store.native.streams import WatchStreams
+from buswork.store.wire.lines import Change
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from buswork.errors import AccessDenied, BusworkError, InvalidArgs, LimitsExceeded
-from buswork.store.wire import Change
+from buswork.store.wire.lines import Change
 
 # Names, not data: four times the longest file name. All the keys of a uid are 10 MiB at most,
 # which one reply (16 MiB) to List can carry.

@@ -9,7 +9,7 @@ from buswork.bus.export import Edge
 from buswork.bus.ownership import Holdings
 from buswork.store.face import PATH, Hints, StoreFace
 from buswork.store.model import Limits, Store
-from buswork.store.native import WatchStreams
+from buswork.store.native.streams import WatchStreams
 
 
 def _unix_us() -> int:

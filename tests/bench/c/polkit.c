@@ -2,16 +2,20 @@
  *
  *   polkit ADDRESS
  *
- * Prints READY once it owns the name, and after that the count for every line on its standard input. */
+ * Prints READY once it owns the name, and after that the count for every line on its standard input.
+ * A number on that line is how many ms each answer takes from then on; polkitd, too, runs its rules
+ * one after the other. */
 #include "bench.h"
 #include <sys/epoll.h>
 #include <systemd/sd-event.h>
 
 static unsigned long questions;
+static unsigned delay_ms;
 
 static int on_check(sd_bus_message *call, void *data, sd_bus_error *error) {
     (void) data, (void) error;
     questions++;
+    usleep(delay_ms * 1000);
     return sd_bus_reply_method_return(call, "(bba{ss})", 1, 0, 0);
 }
 
@@ -24,9 +28,11 @@ static const sd_bus_vtable authority_vtable[] = {
 
 static int on_line(sd_event_source *source, int fd, uint32_t events, void *data) {
     (void) events, (void) data;
-    char line[64];
-    if (read(fd, line, sizeof line) <= 0)
+    char line[64] = "";
+    if (read(fd, line, sizeof line - 1) <= 0)
         return sd_event_exit(sd_event_source_get_event(source), 0);
+    if (*line != '\n')
+        delay_ms = (unsigned) atoi(line);
     printf("%lu\n", questions);
     fflush(stdout);
     return 0;

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 
 from buswork.store.model import RevisionGone, Store, visible
-from buswork.store.wire import change_line, cut_line
+from buswork.store.wire.lines import change_line, cut_line
 
 # The most that a stream encodes and writes, or passes over, in one go, so that many streams
 # and the callers take turns. A pipe holds 64 KiB.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buswork.store.wire import MAX_REVISION, Change, Cut, change_line, cut_line, parse_line
+from buswork.store.wire.lines import MAX_REVISION, Change, Cut, change_line, cut_line, parse_line
 
 TEXTS = st.text(
     st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40

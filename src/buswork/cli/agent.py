@@ -1,0 +1,70 @@
+"""Who asks for the password on a terminal: pkttyagent, for as long as the command runs."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from types import FrameType
+from typing import Self
+
+# It registers within milliseconds; without it, the call tells what is missing.
+START_SECONDS = 5.0
+
+
+class Agent:
+    """Started only when a call needs a password, and only where somebody can type one."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Returns when polkit knows the agent. A desktop that has its own goes before it."""
+        program = shutil.which("pkttyagent")
+        if self._process is not None or program is None or not sys.stdin.isatty():
+            return
+        signal.signal(signal.SIGTERM, _end)  # or it would be left alone with the terminal
+        told, tell = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [
+                    program,
+                    f"--process={os.getpid()}",
+                    "--fallback",
+                    f"--notify-fd={tell}",
+                ],
+                pass_fds=[tell],
+            )
+        finally:
+            os.close(tell)
+            try:
+                await _wait_closed(told)
+            finally:
+                os.close(told)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+
+async def _wait_closed(fd: int) -> None:
+    """The agent closes its end when it is ready, and when it dies."""
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+    loop.add_reader(fd, closed.set)
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            await closed.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(fd)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

@@ -1,0 +1,363 @@
+"""The whole command line. Nothing of the client is imported here, so that --help is fast.
+
+Each command names the function that runs it, as "module.function" below buswork.cli.
+"""
+
+import argparse
+from collections.abc import Callable
+
+from buswork import __version__
+from buswork.cli.exits import epilog
+
+SUPPRESS = argparse.SUPPRESS
+DESCRIPTION = "Talks to busworkd, which puts five small IPC worlds on the D-Bus system bus."
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions and epilogs, and short columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
+class _Parser(argparse.ArgumentParser):
+    """No abbreviated options: a script must not break because an option was added."""
+
+    def __init__(self, **options: object) -> None:
+        settings: dict[str, object] = {"allow_abbrev": False, "formatter_class": _Formatter}
+        super().__init__(**(settings | options))  # type: ignore[arg-type]
+
+
+def seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return number
+
+
+def revision(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**64:
+        raise argparse.ArgumentTypeError(f"{text} is no revision")
+    return number
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="buswork", description=DESCRIPTION, epilog=epilog())
+    _add_common(parser, defaults=True, timeout=True)
+    parser.add_argument("--version", action="version", version=f"buswork {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    _add_command(commands, "status", "status.show", "what runs: version, wings, statistics")
+    _add_store(commands)
+    _add_clients(commands)
+    _add_command(
+        commands,
+        "monitor",
+        "monitor.show",
+        "the signals of all wings as they come",
+        "Shows every signal of the daemon, one a line, until Ctrl-C. With --json, each line is "
+        "an object with path, interface, member, values and time_unix_us.",
+    )
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, defaults: bool, timeout: bool) -> None:
+    """The options that every command has, before or after its name.
+
+    Only the parser at the top gives them defaults; a subparser's would overrule what was given.
+    """
+
+    def default(value: object) -> object:
+        return value if defaults else SUPPRESS
+
+    group = parser.add_argument_group("common options")
+    group.add_argument(
+        "--bus",
+        default=default("system"),
+        metavar="BUS",
+        help="system (default), session, or the address of a bus",
+    )
+    group.add_argument(
+        "--json",
+        action="store_true",
+        default=default(False),
+        help="JSON, and nothing else, on stdout",
+    )
+    group.add_argument(
+        "--no-color",
+        action="store_true",
+        default=default(False),
+        help="no colours on a terminal either (as NO_COLOR in the environment)",
+    )
+    group.add_argument(
+        "--no-interaction",
+        action="store_true",
+        default=default(False),
+        help="never ask for a password or a confirmation",
+    )
+    if timeout:
+        group.add_argument(
+            "--timeout",
+            type=seconds,
+            default=default(None),
+            metavar="SECONDS",
+            help="how long a call may take (default: 25, 150 with a password prompt)",
+        )
+
+
+Commands = argparse._SubParsersAction  # there is no public name for it
+
+
+def _add_command(
+    commands: "Commands[argparse.ArgumentParser]",
+    name: str,
+    run: str,
+    summary: str,
+    description: str = "",
+    *,
+    timeout: bool = True,
+) -> argparse.ArgumentParser:
+    text = description or f"{summary[0].upper()}{summary[1:]}."
+    parser = commands.add_parser(name, help=summary, description=text)
+    parser.set_defaults(run=run)
+    _add_common(parser, defaults=False, timeout=timeout)
+    return parser
+
+
+def _add_clients(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        commands,
+        "clients",
+        "clients.show",
+        "who holds what, and taking it away",
+        "Shows what clients hold: watches, keys that go with them, and so on.",
+    )
+    parser.add_argument(
+        "--release",
+        metavar="PATH",
+        help="take the thing with this path away from whoever holds it",
+    )
+
+
+# -- the store ---------------------------------------------------------------------------------
+
+
+def _add_store(commands: "Commands[argparse.ArgumentParser]") -> None:
+    store = commands.add_parser(
+        "store",
+        help="named values, shared by every process",
+        description="Named values in memory, shared by every process of this machine.",
+    )
+    actions = store.add_subparsers(
+        title="commands", dest="action", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    adders: tuple[Callable[[Commands[argparse.ArgumentParser]], None], ...] = (
+        _add_get,
+        _add_set,
+        _add_delete,
+        _add_list,
+        _add_watch,
+        _add_wait,
+        _add_clear,
+        _add_describe,
+        _add_export,
+        _add_import,
+        _add_mark,
+    )
+    for add in adders:
+        add(actions)
+
+
+def _add_get(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "get",
+        "store.get",
+        "print values",
+        "Prints the value of KEY exactly as it is, without a newline; on a terminal with one, and "
+        "with control characters escaped. Of several keys, each value is a line. A key that is "
+        "not set prints nothing. With --json: an object, null for what is not set.",
+    )
+    parser.add_argument("keys", nargs="+", metavar="KEY", help="what to print")
+    parser.add_argument(
+        "-n", "--no-newline", action="store_true", help="no newline on a terminal either"
+    )
+    parser.add_argument(
+        "-r", "--require", action="store_true", help="exit with 6 when a key is not set"
+    )
+
+
+def _add_set(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "set",
+        "store.set_",
+        "set values",
+        "Sets KEY to VALUE, or to stdin when VALUE is -. With KEY=VALUE (the first argument has a "
+        "= in it), one or several, which are set all or not at all. An empty value clears the "
+        "key. What begins with - goes behind --.",
+    )
+    parser.add_argument("words", nargs="*", metavar="KEY VALUE", help="or KEY=VALUE ...")
+    parser.add_argument(
+        "-k", "--key", help="the key, when it has a = in it; the only word then is the value"
+    )
+    parser.add_argument("--ttl", type=seconds, metavar="SECONDS", help="the key goes after so long")
+    parser.add_argument(
+        "--if-revision",
+        type=revision,
+        metavar="N",
+        help="only if the key's own revision still is N (0: not set); else exit with 7",
+    )
+    parser.add_argument(
+        "--while",
+        dest="while_",
+        nargs=argparse.REMAINDER,
+        metavar="CMD",
+        help="all that follows is a command: the key lives while it runs; exit with its status",
+    )
+
+
+def _add_delete(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(actions, "delete", "store.delete", "remove keys")
+    parser.add_argument("keys", nargs="+", metavar="KEY", help="what to remove")
+    parser.add_argument(
+        "-r", "--require", action="store_true", help="exit with 6 when a key was not set"
+    )
+
+
+def _add_list(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "list",
+        "store.list_",
+        "print the keys",
+        "Prints the keys, one a line, with control characters escaped.",
+    )
+    parser.add_argument(
+        "prefix", nargs="?", default="", metavar="PREFIX", help="only keys that begin so"
+    )
+    parser.add_argument(
+        "-0", "--null", action="store_true", help="exact keys, each ended by NUL (as for xargs -0)"
+    )
+
+
+def _add_watch(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "watch",
+        "watch.watch",
+        "print every change",
+        "Prints every change from now on, one a line, with no gap and no repeat. With --json each "
+        "line is an object with revision, key and value; value is left out when the key went, and "
+        "instead of both there is kind (clear) when all keys went at once. --exec runs a command "
+        "for each change, one after the other, with the value on its stdin and BUSWORK_REVISION, "
+        "BUSWORK_KIND (set, gone, clear), BUSWORK_KEY and BUSWORK_VALUE in its environment. A "
+        "value of more than 100,000 bytes, which the system does not let pass there, is on stdin "
+        "only.",
+    )
+    parser.add_argument(
+        "prefix", nargs="?", default="", metavar="PREFIX", help="only keys that begin so"
+    )
+    parser.add_argument(
+        "--from",
+        dest="from_",
+        type=revision,
+        metavar="REV",
+        help="also what changed since this revision",
+    )
+    parser.add_argument("-c", "--count", type=int, metavar="N", help="end after so many changes")
+    parser.add_argument(
+        "--exec",
+        dest="exec_",
+        nargs=argparse.REMAINDER,
+        metavar="CMD",
+        help="all that follows is a command to run for each change, instead of printing it",
+    )
+
+
+def _add_wait(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "wait",
+        "watch.wait",
+        "wait for a value",
+        "Waits until KEY is set, or until it is VALUE (an empty VALUE: until it is not set), and "
+        "prints the value as get does. Returns at once when that is so already.",
+        timeout=False,
+    )
+    parser.add_argument("key", metavar="KEY", help="what to wait for")
+    parser.add_argument("value", nargs="?", metavar="VALUE", help="what it has to be")
+    parser.add_argument(
+        "--timeout",
+        dest="wait_timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="give up after so long, with exit status 5 (default: never)",
+    )
+    parser.add_argument(
+        "-n", "--no-newline", action="store_true", help="no newline on a terminal either"
+    )
+
+
+def _add_clear(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "clear",
+        "store.clear",
+        "remove every key, those of others too",
+        "Removes every key, those of other users too. Asks before on a terminal.",
+    )
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _add_describe(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "describe",
+        "store.describe",
+        "what is known of a key",
+        "Shows who set KEY, when, and how long it lives; exits with 6 when it is not set.",
+    )
+    parser.add_argument("key", metavar="KEY", help="what to describe")
+
+
+def _add_export(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "export",
+        "transfer.export",
+        "print keys and values as JSON",
+        "Prints an object with the keys and their values, for import. How long a key lives is "
+        "left out.",
+    )
+    parser.add_argument("--prefix", default="", metavar="PREFIX", help="only keys that begin so")
+
+
+def _add_import(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "import",
+        "transfer.import_",
+        "set keys from JSON",
+        "Sets what an object of keys and values says; null clears a key. Nothing is set when the "
+        "JSON is wrong. Large ones are set in parts, each of which is set all or not at all.",
+    )
+    parser.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="where it is (default: -, stdin)"
+    )
+
+
+def _add_mark(actions: "Commands[argparse.ArgumentParser]") -> None:
+    parser = _add_command(
+        actions,
+        "mark",
+        "store.mark",
+        "write a mark to the daemon's log",
+        "Writes TEXT, or a constant, to the daemon's log, and keeps it. Prints it.",
+    )
+    parser.add_argument("text", nargs="?", default="", metavar="TEXT", help="the mark")
+    parser.add_argument(
+        "--show", action="store_true", help="print the last mark instead of writing one"
+    )
