@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from buswork.bus.caller import Callers, Peer
 from buswork.bus.polkit import INTERACTIVE_SECONDS, PLAIN_SECONDS, Answer, Polkit, PolkitAbsent
+from buswork.bus.transport import Connection
 from buswork.errors import (
     AccessDenied,
     BusworkError,
@@ -137,6 +138,13 @@ class Authority:
         self._plain: dict[tuple[Hashable, str], _Question] = {}
         self._plain_places = asyncio.Semaphore(PLACES_PLAIN)
         self._interactive: Counter[int] = Counter()
+
+    @classmethod
+    def over(
+        cls, connection: Connection, callers: Callers, own_uid: int, limits: Limits
+    ) -> "Authority":
+        """The authority that asks the polkit of this bus."""
+        return cls(Polkit(connection), callers, own_uid, limits)
 
     async def start(self) -> None:
         await self._polkit.start(self._forget_all)

@@ -26,7 +26,6 @@ from buswork.bus.library import Variant, variant
 from buswork.bus.message import Frame
 from buswork.bus.objects import Face
 from buswork.bus.ownership import Holdings
-from buswork.bus.polkit import Polkit
 from buswork.bus.transport import BUS, Connection, bus_address
 from buswork.errors import BusworkError, InvalidArgs
 from buswork.log import CONFIGURED, IDENTIFIER, LEVELS, event, level_name, set_up
@@ -122,9 +121,7 @@ class Daemon:
         self.limits = limits
         self.states: dict[str, tuple[str, str]] = dict.fromkeys(MAKERS, ("off", ""))
         self.callers = Callers(connection)
-        self.authority = Authority(
-            Polkit(connection), self.callers, own_uid=os.geteuid(), limits=limits
-        )
+        self.authority = Authority.over(connection, self.callers, os.geteuid(), limits)
         self.edge = Edge(connection, self.callers, self.authority)
         self.holdings = Holdings(self.callers)
         self._sleep = NameTracker(connection, "org.freedesktop.login1")

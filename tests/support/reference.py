@@ -84,6 +84,9 @@ class Writer:
         length_at = len(self.out) - 4
         self.pad(ALIGNMENTS[element[0]])
         start = len(self.out)
+        if element == "y":
+            self.out += bytes(values)
+            values = ()
         for value in values.items() if element[0] == "{" else values:
             self.write(element, value)
         struct.pack_into(self.order + "I", self.out, length_at, len(self.out) - start)

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from buswork.authority import Authority
 from buswork.bus.caller import Call
@@ -15,7 +15,6 @@ from buswork.bus.ownership import Held, Holdings
 from buswork.errors import InvalidArgs, LimitsExceeded
 from buswork.log import MARKED, event
 from buswork.store.model import MAX_KEY_BYTES, Store, is_private
-from buswork.store.native.streams import WatchStreams
 from buswork.store.wire.lines import Change
 
 log = logging.getLogger(__name__)
@@ -28,6 +27,22 @@ INTERFACE = "org.mapipc.Store"
 HINTS_PER_SECOND = 200
 # Keys that wait for their hint; when more do, one hint without a key stands for them all.
 MAX_WAITING_HINTS = 1024
+
+
+class Stream(Protocol):
+    """A descriptor stream that a caller reads; `reader` is the caller's end."""
+
+    reader: int
+
+    def close_reader(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Streams(Protocol):
+    """Who opens streams; the native room does."""
+
+    def open(self, uid: int, prefix: str, revision: int, on_end: Callable[[], None]) -> Stream: ...
 
 
 class Hints:
@@ -95,7 +110,7 @@ class StoreFace(Face):
     def __init__(
         self,
         store: Store,
-        streams: WatchStreams,
+        streams: Streams,
         authority: Authority,
         holdings: Holdings,
         on_deadline: Callable[[], None],
