@@ -190,7 +190,7 @@ class Daemon:
             self._end.set_result(status)
 
     def _name_lost(self, frame: Frame) -> None:
-        if frame.values() == [BUS_NAME]:
+        if list(frame.values()) == [BUS_NAME]:
             log.critical("the name %s was lost", BUS_NAME)
             self._stop(1)
 

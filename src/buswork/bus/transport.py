@@ -9,6 +9,7 @@ ends after a bounded time; and when the bus dies, everything that waits for it f
 import array
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -30,6 +31,8 @@ from buswork.bus.message import (
     parse_fields,
 )
 from buswork.errors import BusworkError, Disconnected, TimedOut, UnknownObject
+
+log = logging.getLogger(__name__)
 
 # The longest that one turn of the reader holds the loop: long enough for hundreds of short
 # calls, short enough that timers and other descriptors never wait visibly.
@@ -292,8 +295,13 @@ class Connection:
         for listener in tuple(self._listeners.get((header.interface, header.member), ())):
             if listener.sender not in (None, header.sender):
                 continue
-            if listener.path in (None, header.path):
+            if listener.path not in (None, header.path):
+                continue
+            try:
                 listener.callback(frame)
+            except Exception:
+                # One listener's defect must not keep the messages behind this one waiting.
+                log.exception("a listener for %s failed", header.member)
 
     def _refuse_call(self, raw: RawFrame, now: float) -> Account | None:
         """A connection that exports nothing still answers."""

@@ -4,10 +4,8 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from types import FrameType
-from typing import Self
 
 # It registers within milliseconds; without it, the call tells what is missing.
 START_SECONDS = 5.0
@@ -17,7 +15,7 @@ class Agent:
     """Started only when a call needs a password, and only where somebody can type one."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Returns when polkit knows the agent. A desktop that has its own goes before it."""
@@ -27,29 +25,25 @@ class Agent:
         signal.signal(signal.SIGTERM, _end)  # or it would be left alone with the terminal
         told, tell = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                [
-                    program,
-                    f"--process={os.getpid()}",
-                    "--fallback",
-                    f"--notify-fd={tell}",
-                ],
-                pass_fds=[tell],
-            )
+            self._process = await _spawn(program, tell)
+            await _wait_closed(told)
         finally:
-            os.close(tell)
-            try:
-                await _wait_closed(told)
-            finally:
-                os.close(told)
+            os.close(told)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
             self._process.terminate()
-            self._process.wait()
+            await self._process.wait()
+
+
+async def _spawn(program: str, tell: int) -> asyncio.subprocess.Process:
+    whose = f"--process={os.getpid()}"
+    try:
+        return await asyncio.create_subprocess_exec(
+            program, whose, "--fallback", f"--notify-fd={tell}", pass_fds=[tell]
+        )
+    finally:
+        os.close(tell)
 
 
 async def _wait_closed(fd: int) -> None:

@@ -5,6 +5,7 @@ Each command names the function that runs it, as "module.function" below buswork
 
 import argparse
 from collections.abc import Callable
+from typing import TypeAlias
 
 from buswork import __version__
 from buswork.cli.exits import epilog
@@ -26,6 +27,9 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: object) -> None:
         settings: dict[str, object] = {"allow_abbrev": False, "formatter_class": _Formatter}
         super().__init__(**(settings | options))  # type: ignore[arg-type]
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # it has no public name
 
 
 def seconds(text: str) -> float:
@@ -107,11 +111,8 @@ def _add_common(parser: argparse.ArgumentParser, *, defaults: bool, timeout: boo
         )
 
 
-Commands = argparse._SubParsersAction  # there is no public name for it
-
-
 def _add_command(
-    commands: "Commands[argparse.ArgumentParser]",
+    commands: Commands,
     name: str,
     run: str,
     summary: str,
@@ -126,7 +127,7 @@ def _add_command(
     return parser
 
 
-def _add_clients(commands: "Commands[argparse.ArgumentParser]") -> None:
+def _add_clients(commands: Commands) -> None:
     parser = _add_command(
         commands,
         "clients",
@@ -144,7 +145,7 @@ def _add_clients(commands: "Commands[argparse.ArgumentParser]") -> None:
 # -- the store ---------------------------------------------------------------------------------
 
 
-def _add_store(commands: "Commands[argparse.ArgumentParser]") -> None:
+def _add_store(commands: Commands) -> None:
     store = commands.add_parser(
         "store",
         help="named values, shared by every process",
@@ -153,7 +154,7 @@ def _add_store(commands: "Commands[argparse.ArgumentParser]") -> None:
     actions = store.add_subparsers(
         title="commands", dest="action", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    adders: tuple[Callable[[Commands[argparse.ArgumentParser]], None], ...] = (
+    adders: tuple[Callable[[Commands], None], ...] = (
         _add_get,
         _add_set,
         _add_delete,
@@ -170,7 +171,7 @@ def _add_store(commands: "Commands[argparse.ArgumentParser]") -> None:
         add(actions)
 
 
-def _add_get(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_get(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "get",
@@ -189,7 +190,7 @@ def _add_get(actions: "Commands[argparse.ArgumentParser]") -> None:
     )
 
 
-def _add_set(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_set(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "set",
@@ -219,7 +220,7 @@ def _add_set(actions: "Commands[argparse.ArgumentParser]") -> None:
     )
 
 
-def _add_delete(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_delete(actions: Commands) -> None:
     parser = _add_command(actions, "delete", "store.delete", "remove keys")
     parser.add_argument("keys", nargs="+", metavar="KEY", help="what to remove")
     parser.add_argument(
@@ -227,7 +228,7 @@ def _add_delete(actions: "Commands[argparse.ArgumentParser]") -> None:
     )
 
 
-def _add_list(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_list(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "list",
@@ -243,7 +244,7 @@ def _add_list(actions: "Commands[argparse.ArgumentParser]") -> None:
     )
 
 
-def _add_watch(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_watch(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "watch",
@@ -277,7 +278,7 @@ def _add_watch(actions: "Commands[argparse.ArgumentParser]") -> None:
     )
 
 
-def _add_wait(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_wait(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "wait",
@@ -301,7 +302,7 @@ def _add_wait(actions: "Commands[argparse.ArgumentParser]") -> None:
     )
 
 
-def _add_clear(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_clear(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "clear",
@@ -312,7 +313,7 @@ def _add_clear(actions: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
-def _add_describe(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_describe(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "describe",
@@ -323,7 +324,7 @@ def _add_describe(actions: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("key", metavar="KEY", help="what to describe")
 
 
-def _add_export(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_export(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "export",
@@ -335,7 +336,7 @@ def _add_export(actions: "Commands[argparse.ArgumentParser]") -> None:
     parser.add_argument("--prefix", default="", metavar="PREFIX", help="only keys that begin so")
 
 
-def _add_import(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_import(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "import",
@@ -349,7 +350,7 @@ def _add_import(actions: "Commands[argparse.ArgumentParser]") -> None:
     )
 
 
-def _add_mark(actions: "Commands[argparse.ArgumentParser]") -> None:
+def _add_mark(actions: Commands) -> None:
     parser = _add_command(
         actions,
         "mark",

@@ -73,9 +73,11 @@ async def _run(command: Command, options: argparse.Namespace, out: Output) -> in
         timeout=options.timeout,
         before_prompt=agent.start,
     )
-    with agent:
+    try:
         async with client:
             return await command(client, options, out)
+    finally:
+        await agent.stop()
 
 
 def _abandon_stdout() -> None:

@@ -37,11 +37,11 @@ def _show(facts: Facts, out: Output) -> None:
     statistics = dict(facts.statistics)
     up = timedelta(seconds=statistics.pop("uptime_us", 0) // 1_000_000)
     out.prose(f"busworkd {out.styled(facts.version, 'bold')} is running (for {up})")
-    out.prose(f"  interfaces   version {facts.api_version}")
-    out.prose(f"  epoch        {out.styled(facts.epoch, 'dim')}")
+    out.prose(f"  {'interfaces':16} version {facts.api_version}")
+    out.prose(f"  {'epoch':16} {out.styled(facts.epoch, 'dim')}")
     for name, wing in sorted(facts.wings.items()):
         state = out.styled(wing.state, _COLORS.get(wing.state, "yellow"))
         reason = f": {out.styled(wing.reason, 'bold')}" if wing.reason else ""
-        out.prose(f"  wing {out.styled(name, 'bold')}   {state}{reason}")
+        out.prose(f"  {out.styled(f'wing {name}'.ljust(16), 'bold')} {state}{reason}")
     for name, number in sorted(statistics.items()):
-        out.prose(f"  {out.styled(name.replace('_', ' '), 'dim')} {number:,}")
+        out.prose(f"  {out.styled(name.replace('_', ' ').ljust(16), 'dim')} {number:,}")

@@ -28,6 +28,10 @@ PLAIN_SECONDS = 25.0
 # Longer than the daemon lets a prompt stay open (120 s) after having asked without one (20 s).
 INTERACTIVE_SECONDS = 150.0
 
+# The system bus refuses a connection's 129th unanswered call; these many go at once, and others
+# wait their turn, so that a program may gather a thousand.
+MAX_IN_FLIGHT = 100
+
 Target = tuple[str, str]  # object path and interface
 OnSignal = Callable[[Frame], None]
 
@@ -64,6 +68,7 @@ class Client:
         self._last_owner: str | None = None
         self._on_restart: list[Callable[[], None]] = []
         self._owner_changed = asyncio.Event()
+        self._places = asyncio.Semaphore(MAX_IN_FLIGHT)
 
     # -- opening and closing -------------------------------------------------------------------
 
@@ -214,9 +219,10 @@ class Client:
         timeout: float,
     ) -> Frame:
         try:
-            return await self.connection.call(
-                to, *target, member, signature, values, flags=flags, timeout=timeout
-            )
+            async with self._places:
+                return await self.connection.call(
+                    to, *target, member, signature, values, flags=flags, timeout=timeout
+                )
         except CodecError as error:
             raise InvalidArgs(f"{member}: {error}") from error
 

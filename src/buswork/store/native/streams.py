@@ -47,7 +47,10 @@ class WatchStream:
 
     def pump(self) -> None:
         """Writes what the reader has not got yet, as far as its pipe has room."""
-        if not self.is_open or self._awaiting_room:
+        if not self.is_open:
+            return
+        if self._awaiting_room:
+            self._notice_overrun()
             return
         try:
             self._pump()
@@ -94,8 +97,20 @@ class WatchStream:
         line = cut_line(self._revision)
         self._cut = True
         self._revision = self._store.revision
-        self._cut_timer = self._loop.call_later(CUT_SECONDS, self.close)
+        self._limit_time()
         return line
+
+    def _notice_overrun(self) -> None:
+        """A reader that reads nothing is let go as well, though no cut line reaches it."""
+        if self._cut_timer is None:
+            try:
+                self._store.next_change(self._revision)
+            except RevisionGone:
+                self._limit_time()
+
+    def _limit_time(self) -> None:
+        if self._cut_timer is None:
+            self._cut_timer = self._loop.call_later(CUT_SECONDS, self.close)
 
     def _await_room(self) -> None:
         self._awaiting_room = True

@@ -1,0 +1,124 @@
+"""Man pages and completions, made from the parsers: python -m buswork.cli.generate KIND DIR
+
+KIND is man, bash, zsh or fish. Needs argparse-manpage and shtab, which nothing else imports.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from buswork import __version__
+
+PROGRAMS = {
+    "buswork": ("buswork.cli.parser", "1", "talk to busworkd"),
+    "busworkd": ("buswork.daemon", "8", "five small IPC worlds on the D-Bus system bus"),
+}
+_FILES = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
+
+# Keys are other people's text, and what a completion offers lands on a command line. So only
+# those are offered that no shell sees anything in, and that are no option.
+_LIST = "buswork store list 2>/dev/null | grep -E '^[A-Za-z0-9_.][A-Za-z0-9_./@%+,-]*$'"
+_KEYS = {
+    "bash": "_buswork_keys",
+    "zsh": "_buswork_keys",
+    "fish": "(_buswork_keys)",
+}
+_FILES_OF = {"bash": "_shtab_compgen_files", "zsh": "_files", "fish": "(__fish_complete_path)"}
+_PREAMBLES = {
+    "bash": f"""\
+_buswork_keys() {{
+  local key
+  while IFS= read -r key; do
+    [[ $key == "$1"* ]] && printf '%s\\n' "$key"
+  done < <({_LIST})
+}}
+""",
+    "zsh": f"""\
+_buswork_keys() {{
+  local -a keys
+  keys=("${{(@f)$({_LIST})}}")
+  compadd -a keys
+}}
+""",
+    "fish": f"""\
+function _buswork_keys
+  {_LIST}
+end
+""",
+}
+_COMPLETED_AS = {"key": _KEYS, "keys": _KEYS, "prefix": _KEYS, "words": _KEYS, "file": _FILES_OF}
+
+
+def parser_of(program: str) -> argparse.ArgumentParser:
+    """The daemon's parser is found by name: commands do not import the daemon."""
+    from argparse_manpage.tooling import get_parser  # type: ignore[import-untyped]
+
+    module, _, _ = PROGRAMS[program]
+    parser: argparse.ArgumentParser = get_parser("import", module, "make_parser", "function")
+    return parser
+
+
+def actions_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The actions of a parser and of all below it."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from actions_of(child)
+
+
+def man_page(program: str) -> str:
+    from argparse_manpage.manpage import Manpage  # type: ignore[import-untyped]
+
+    _, section, summary = PROGRAMS[program]
+    data = {
+        "prog": program,
+        "project_name": "buswork",
+        "version": __version__,
+        "description": summary,
+        "manual_section": section,
+        "manual_title": "buswork",
+    }
+    text = str(Manpage(parser_of(program), format="single-commands-section", _data=data))
+    # Epilogs land under COMMENTS; that of the command is what man pages call this:
+    return text.replace(".SH COMMENTS\nexit status:\n", ".SH EXIT STATUS\n.nf\n")
+
+
+def completion(program: str, shell: str) -> str:
+    import shtab
+
+    parser = parser_of(program)
+    for action in actions_of(parser):
+        complete = _COMPLETED_AS.get(action.dest)
+        if complete is not None:
+            setattr(action, "complete", complete)  # noqa: B010 (shtab looks for this)
+    preamble = _PREAMBLES[shell] if program == "buswork" else ""
+    text: str = shtab.complete(parser, shell, preamble=preamble)
+    return text
+
+
+def write(kind: str, folder: Path) -> list[Path]:
+    """Writes what is asked for, one file for each program; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for program, (_, section, _) in PROGRAMS.items():
+        if kind == "man":
+            name, text = f"{program}.{section}", man_page(program)
+        else:
+            name, text = _FILES[kind].format(program), completion(program, kind)
+        files.append(folder / name)
+        files[-1].write_text(text)
+    return files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="buswork.cli.generate", description=__doc__)
+    parser.add_argument("kind", choices=("man", *_FILES))
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    options = parser.parse_args()
+    for file in write(options.kind, options.folder):
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

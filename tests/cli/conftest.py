@@ -1,0 +1,3 @@
+from client.conftest import bus, shared_bus
+
+__all__ = ["bus", "shared_bus"]
