@@ -206,6 +206,7 @@ class Heard:
     fields: dict[int, Any]
     body: list[Any]
     size: int
+    serial: int = 0
 
     @property
     def value(self) -> Any:
@@ -239,6 +240,7 @@ class Raw:
         self.sock = sock
         self.sock.settimeout(WAIT_SECONDS)
         self.signals: list[Heard] = []
+        self.calls: list[Heard] = []
         self.name = ""
         self._input = bytearray()
         self._answers: dict[int, Heard] = {}
@@ -351,6 +353,35 @@ class Raw:
                     return heard
             self._hear(deadline)
 
+    def next_call(self, timeout: float = WAIT_SECONDS) -> Heard:
+        """The next call that somebody made to us."""
+        deadline = time.monotonic() + timeout
+        while not self.calls:
+            self._hear(deadline)
+        return self.calls.pop(0)
+
+    def reply(self, to: Heard, signature: str = "", *values: Any, error: str = "") -> None:
+        fields: dict[int, Any] = {REPLY_SERIAL: to.serial, DESTINATION: to.sender}
+        if error:
+            fields[ERROR_NAME] = error
+        kind = ERROR if error else RETURN
+        self.send(message(kind, self.next_serial(), fields, signature, values, flags=NO_REPLY))
+
+    def emit(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *values: Any,
+        destination: str | None = None,
+    ) -> None:
+        """Sends a signal, to everybody or to one."""
+        fields: dict[int, Any] = {PATH: path, INTERFACE: interface, MEMBER: member}
+        if destination is not None:
+            fields[DESTINATION] = destination
+        self.send(message(SIGNAL, self.next_serial(), fields, signature, values))
+
     def is_cut_off(self, timeout: float = WAIT_SECONDS) -> bool:
         """Waits until the bus ends the connection; False when time is over."""
         deadline = time.monotonic() + timeout
@@ -370,6 +401,8 @@ class Raw:
             self._more(deadline)
         if heard.kind == SIGNAL:
             self.signals.append(heard)
+        elif heard.kind == CALL:
+            self.calls.append(heard)
         else:
             self._answers[heard.fields[REPLY_SERIAL]] = heard
 
@@ -390,7 +423,7 @@ class Raw:
         if len(data) < 16:
             return None
         order = "<" if data[:1] == b"l" else ">"
-        body_size, _serial, fields_size = struct.unpack_from(order + "III", data, 4)
+        body_size, serial, fields_size = struct.unpack_from(order + "III", data, 4)
         start = 16 + fields_size + (-fields_size % 8)
         if len(data) < start + body_size:
             return None
@@ -399,7 +432,7 @@ class Raw:
         entries, _ = _take(whole[: 16 + fields_size], 12, "a(yv)", order)
         fields = {code: variant.value for code, variant in entries}
         body = unmarshal(fields.get(SIGNATURE, ""), whole[start:], order)
-        return Heard(whole[1], fields, body, len(whole))
+        return Heard(whole[1], fields, body, len(whole), serial)
 
 
 # --- Many ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from buswork.bus.codec import Body, CodecError, body_encoder
+from buswork.bus.library import is_interface_name_valid
 from buswork.bus.message import (
     FieldCode,
     Flag,
@@ -58,6 +59,7 @@ DEFAULT_TIMEOUT = 25.0
 CONNECT_TIMEOUT = 10.0
 
 BUS = "org.freedesktop.DBus"
+FAILED = BusworkError.name
 BUS_PATH = "/org/freedesktop/DBus"
 SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 
@@ -130,6 +132,7 @@ class Connection:
         self._pending: dict[int, asyncio.Future[Frame]] = {}
         self._listeners: dict[tuple[str, str], list[Listener]] = {}
         self._matches: dict[str, int] = {}
+        self._adding: dict[str, asyncio.Task[None]] = {}
         self._reading = False
         self._in_turn = False
         self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
@@ -246,6 +249,9 @@ class Connection:
                     self._close_stray_fds()
         except ProtocolError as error:
             self._lose(error)
+        except Exception:
+            self._loop.call_soon(self._resume)  # what came behind it is dealt with all the same
+            raise
         finally:
             self._in_turn = False
             if self._queue:
@@ -254,7 +260,7 @@ class Connection:
     def _resume(self) -> None:
         if not self.is_open:
             return
-        if self._queued > QUEUE_HIGH:
+        if self._queued > QUEUE_HIGH and self._waiting_to_write:
             return  # the writer resumes us
         self._start_reading()
         self._turn()
@@ -339,16 +345,20 @@ class Connection:
 
     def _flush(self) -> None:
         self._flush_planned = False
-        if self._waiting_to_write or self.closed.done():
+        if self.closed.done():
             return
+        if not self._waiting_to_write:
+            self._send_all()
+        if self._waiting_to_write and self._queued > QUEUE_HIGH:
+            self._stop_reading()
+
+    def _send_all(self) -> None:
         try:
             while self._send_some():
                 pass
         except (BlockingIOError, InterruptedError):
             self._waiting_to_write = True
             self._loop.add_writer(self._sock, self._writable)
-            if self._queued > QUEUE_HIGH:
-                self._stop_reading()
         except OSError as error:
             self._lose(error)
         else:
@@ -526,13 +536,25 @@ class Connection:
         """Subscribes to what the rule describes; equal rules are counted, not repeated."""
         count = self._matches.get(rule, 0)
         self._matches[rule] = count + 1
-        if count:
-            return
+        if not count:
+            self._adding[rule] = self._loop.create_task(self._add_match(rule))
+        if rule in self._adding:  # not before the bus has said yes to the first
+            try:
+                await asyncio.shield(self._adding[rule])
+            except asyncio.CancelledError:
+                self.remove_match(rule)
+                raise
+
+    async def _add_match(self, rule: str) -> None:
         try:
             await self.call_bus("AddMatch", "s", (rule,))
         except BaseException:
-            self._forget_match(rule)
+            if self._adding.get(rule) is asyncio.current_task():
+                self._matches.pop(rule, None)
             raise
+        finally:
+            if self._adding.get(rule) is asyncio.current_task():
+                del self._adding[rule]
 
     def remove_match(self, rule: str) -> None:
         """Takes a subscription back; nobody waits for the bus to do so."""
@@ -545,15 +567,16 @@ class Connection:
         if count > 1:
             self._matches[rule] = count - 1
             return False
+        self._adding.pop(rule, None)
         return self._matches.pop(rule, None) is not None
 
 
 def encode_error(
     serial: int, reply_serial: int, destination: str | None, error: BusworkError
 ) -> bytes:
-    """An error message; what the text has that D-Bus does not take is replaced or cut off."""
+    """An error message; what D-Bus does not take of it is replaced or cut off."""
     fields: dict[FieldCode, Any] = {
-        FieldCode.ERROR_NAME: error.name,
+        FieldCode.ERROR_NAME: error.name if is_interface_name_valid(error.name) else FAILED,
         FieldCode.REPLY_SERIAL: reply_serial,
         FieldCode.SIGNATURE: "s",
     }
@@ -574,7 +597,7 @@ def _error_of(frame: Frame) -> BusworkError:
         values = frame.values()
         text = values[0] if values and isinstance(values[0], str) else ""
     close_all(frame.fds)
-    return BusworkError(text, frame.header.error_name or BusworkError.name)
+    return BusworkError(text, frame.header.error_name or FAILED)
 
 
 def close_all(fds: Sequence[int] | deque[int]) -> None:

@@ -243,6 +243,9 @@ class Store:
     ) -> None:
         self.limits = limits or Limits()
         self.on_change = list(on_change)
+        # Told of every entry that is put or goes (None), renewed times to live included, and of
+        # a clear (no key either); for whoever keeps a copy of the entries, not of the changes.
+        self.on_entry: Callable[[str | None, Entry | None], None] | None = None
         self.last_mark = ""
         self._clock = clock  # microseconds since 1970
         self._entries: dict[str, Entry] = {}
@@ -268,6 +271,13 @@ class Store:
         """What uid is charged for now."""
         usage = self._usage.get(uid)
         return Usage(usage.bytes, usage.keys) if usage else Usage()
+
+    def entries(self) -> Iterable[tuple[str, Entry]]:
+        return self._entries.items()
+
+    def holds(self, key: str, entry: Entry) -> bool:
+        """Whether this very entry is the key's."""
+        return self._entries.get(key) is entry
 
     # Reading
 
@@ -344,6 +354,8 @@ class Store:
         self._leases.clear()
         self._deadlines.clear()
         self._bytes = 0
+        if self.on_entry is not None:
+            self.on_entry(None, None)
         return self._record(None, None)
 
     def mark(self, text: str) -> str:
@@ -351,6 +363,14 @@ class Store:
         self._check_value(text.encode(errors="surrogatepass"))
         self.last_mark = text or DEFAULT_MARK
         return self.last_mark
+
+    def restore(
+        self, key: str, value: bytes, uid: int, time_us: int, expires_us: int | None
+    ) -> None:
+        """Puts back what an earlier life of the store had; it was checked then."""
+        if expires_us is None or expires_us > self._clock():
+            self._put(uid, key, value, expires_us, None)
+            self._entries[key].time_us = time_us
 
     # Going
 
@@ -500,6 +520,8 @@ class Store:
             self._leases.setdefault(owner, set()).add(key)
         if expires_us is not None:
             self._deadlines.add(expires_us, key)
+        if self.on_entry is not None:
+            self.on_entry(key, entry)
         return self._record(key, value) if revision > self.revision else revision
 
     def _remove(self, key: str) -> int:
@@ -510,6 +532,8 @@ class Store:
         self._charge(old.uid, -old.charge, -1)
         if old.until_leaves is not None:
             self._end_lease(key, old.until_leaves)
+        if self.on_entry is not None:
+            self.on_entry(key, None)
         return self._record(key, None)
 
     def _charge(self, uid: int, size: int, keys: int) -> None:

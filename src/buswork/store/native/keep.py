@@ -1,0 +1,154 @@
+"""Keeps the values over a crash: a log in memory that the service manager holds for us.
+
+Every change is appended to a memfd that lies in systemd's descriptor store. The next daemon
+finds it among its descriptors and puts the values back. What should not outlive the daemon,
+all of it after SIGTERM and always what goes with a client, is taken out.
+
+When more than half of the log is past, a new one is written, a slice at a time: changes go to
+both until the new one is whole, and only then the old one is given up.
+"""
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+import secrets
+from collections.abc import Iterable
+
+from buswork import systemd
+from buswork.store.model import Entry, Store
+from buswork.store.wire.kept import MAGIC, Operation, Record, encode_record, is_whole, read_records
+
+log = logging.getLogger(__name__)
+
+# Descriptors of ours in the manager's store are called this and something random.
+NAME = "store-log-"
+# Below this size a log is not worth rewriting.
+SMALL_LOG = 1024 * 1024
+# What is copied between two looks of the loop at everything else: under a millisecond.
+SLICE_BYTES = 256 * 1024
+
+
+class _Log:
+    """One memfd, appended to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size = 0
+        self._fd = os.memfd_create(f"buswork {name}", os.MFD_CLOEXEC)
+        self.append(MAGIC)
+        systemd.store_descriptor(name, self._fd)
+
+    def append(self, data: bytes) -> None:
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._fd, data[written:], self.size + written)
+        self.size += len(data)
+
+    def give_up(self) -> None:
+        systemd.remove_descriptor(self.name)
+        os.close(self._fd)
+
+
+class Keep:
+    """Writes the store's changes down until it is closed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._log = self._new_log()
+        self._next: _Log | None = None
+        self._copying: asyncio.Task[None] | None = None
+        for key, entry in store.entries():
+            self._log.append(_record_of(key, entry))
+        self._log.append(encode_record(Record(Operation.WHOLE)))
+        store.on_entry = self._entry_changed
+
+    def close(self) -> None:
+        """Gives up all that is kept: nothing outlives an orderly end."""
+        self._store.on_entry = None
+        if self._copying is not None:
+            self._copying.cancel()
+        for each in (self._log, self._next):
+            if each is not None:
+                each.give_up()
+
+    def _new_log(self) -> _Log:
+        # Random, so that no name is that of a log of the daemon before us.
+        return _Log(f"{NAME}{secrets.token_hex(8)}")
+
+    def _entry_changed(self, key: str | None, entry: Entry | None) -> None:
+        data = _record_of(key, entry)
+        try:
+            self._log.append(data)
+            if self._next is not None:
+                self._next.append(data)
+        except OSError as error:
+            log.critical("the store is not kept over a crash any more: %s", error)
+            self.close()
+            return
+        if self._next is None and self._log.size > 2 * self._store.total_bytes + SMALL_LOG:
+            self._next = self._new_log()
+            self._copying = asyncio.get_running_loop().create_task(self._copy(self._next))
+
+    async def _copy(self, new: _Log) -> None:
+        """Fills the new log; what changes meanwhile is in it already, and newer."""
+        size = 0
+        for key, entry in list(self._store.entries()):
+            if self._store.holds(key, entry):
+                data = _record_of(key, entry)
+                new.append(data)
+                size += len(data)
+            if size > SLICE_BYTES:
+                size = 0
+                await asyncio.sleep(0)
+        new.append(encode_record(Record(Operation.WHOLE)))
+        self._log.give_up()
+        self._log, self._next, self._copying = new, None, None
+
+
+def restore(store: Store, descriptors: Iterable[int]) -> int:
+    """Puts back what the daemon before us kept; returns how many keys. Closes the descriptors."""
+    records: dict[str, Record] = {}
+    for fd in descriptors:
+        with (
+            contextlib.suppress(OSError, ValueError),  # an empty one can't be mapped
+            os.fdopen(fd, "rb") as file,
+            mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as kept,
+        ):
+            if is_whole(kept):
+                records = _final_records(kept)
+    for record in records.values():
+        store.restore(
+            record.key, record.value, record.uid, record.time_us, record.expires_us or None
+        )
+    return len(records)
+
+
+def _final_records(kept: mmap.mmap) -> dict[str, Record]:
+    """The last word of a log on every key."""
+    records: dict[str, Record] = {}
+    for record in read_records(kept):
+        if record.operation == Operation.PUT:
+            records[record.key] = record
+        elif record.operation == Operation.REMOVE:
+            records.pop(record.key, None)
+        elif record.operation == Operation.CLEAR:
+            records.clear()
+    return records
+
+
+def _record_of(key: str | None, entry: Entry | None) -> bytes:
+    if key is None:
+        return encode_record(Record(Operation.CLEAR))
+    # What goes with a client must not outlive us: after a restart nobody would watch the client.
+    if entry is None or entry.until_leaves is not None:
+        return encode_record(Record(Operation.REMOVE, key))
+    return _put_record(key, entry)
+
+
+def _put_record(key: str, entry: Entry) -> bytes:
+    expires_us = entry.expires_us or 0
+    return encode_record(
+        Record(Operation.PUT, key, entry.value, 0, entry.uid, entry.time_us, expires_us)
+    )

@@ -1,0 +1,79 @@
+"""The log that outlives the daemon: every change of the store as a record, one after the other.
+
+It lies in memory that the service manager holds for us, and is read once, by the next daemon
+after a crash. A record that was being written when the daemon died fails its checksum; it and
+whatever might follow are left out.
+"""
+
+import enum
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import mmap
+
+Log = bytes | mmap
+
+MAGIC = b"buswork store 1\n"
+
+# checksum of all that follows, operation, kind of value, uid, time, expiry (0: none), sizes
+_RECORD = struct.Struct("<IBBxxIQQII")
+_CHECKSUM = struct.Struct("<I")
+
+
+class Operation(enum.IntEnum):
+    PUT = 1
+    REMOVE = 2
+    CLEAR = 3
+    # Whatever is before this is a whole store; a log without it was being made.
+    WHOLE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    operation: Operation
+    key: str = ""
+    value: bytes = b""
+    kind: int = 0
+    uid: int = 0
+    time_us: int = 0
+    expires_us: int = 0
+
+
+def encode_record(record: Record) -> bytes:
+    key = record.key.encode()
+    head = _RECORD.pack(
+        0,
+        record.operation,
+        record.kind,
+        record.uid,
+        record.time_us,
+        record.expires_us,
+        len(key),
+        len(record.value),
+    )
+    rest = b"".join((head[_CHECKSUM.size :], key, record.value))
+    return _CHECKSUM.pack(zlib.crc32(rest)) + rest
+
+
+def read_records(log: Log) -> Iterator[Record]:
+    """The records of a log, up to the first that is not whole; nothing if it is no log."""
+    if log[: len(MAGIC)] != MAGIC:
+        return
+    at = len(MAGIC)
+    while len(log) - at >= _RECORD.size:
+        fields = _RECORD.unpack_from(log, at)
+        checksum, operation, kind, uid, time_us, expires_us, key_size, value_size = fields
+        key_at = at + _RECORD.size
+        value_at = key_at + key_size
+        end = value_at + value_size
+        if end > len(log) or zlib.crc32(log[at + _CHECKSUM.size : end]) != checksum:
+            return
+        key = log[key_at:value_at].decode()
+        yield Record(Operation(operation), key, log[value_at:end], kind, uid, time_us, expires_us)
+        at = end
+
+
+def is_whole(log: Log) -> bool:
+    """Whether the log once was finished, so that it may be believed."""
+    return any(record.operation == Operation.WHOLE for record in read_records(log))

@@ -1,0 +1,180 @@
+"""buswork.store.native.keep: what outlives a crash, and what does not."""
+
+import array
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from buswork.store.model import Store
+from buswork.store.native import keep
+from buswork.store.native.keep import Keep, restore
+
+
+class Manager:
+    """The service manager's side: holds descriptors by name, as systemd does."""
+
+    def __init__(self, path: Path) -> None:
+        self.held: dict[str, int] = {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.setblocking(False)
+
+    def listen(self) -> dict[str, int]:
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(4096, 1024)
+            except BlockingIOError:
+                return self.held
+            lines = dict(line.split("=", 1) for line in data.decode().split("\n"))
+            name = lines["FDNAME"]
+            if "FDSTORE" in lines:
+                fds = array.array("i", ancillary[0][2])
+                self.held[name] = fds[0]
+            else:
+                os.close(self.held.pop(name))
+
+    def close(self) -> None:
+        self._socket.close()
+        for fd in self.held.values():
+            os.close(fd)
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    manager = Manager(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    yield manager
+    manager.close()
+
+
+def make_store() -> Store:
+    return Store(lambda: 1_000_000)
+
+
+def next_life(manager: Manager) -> Store:
+    """A store as the daemon after this one finds it; nothing was said to the one before."""
+    store = make_store()
+    restore(store, [os.dup(fd) for fd in manager.listen().values()])
+    return store
+
+
+def contents(store: Store) -> dict[str, tuple]:
+    return {
+        key: (entry.value, entry.uid, entry.time_us, entry.expires_us)
+        for key, entry in store.entries()
+    }
+
+
+def test_what_was_set_before_and_after_the_start_is_kept(manager: Manager) -> None:
+    store = make_store()
+    store.set(7, "before", b"1")
+    Keep(store)
+    store.set(8, "after", "zwei \N{SNOWMAN}".encode())
+    store.set(8, "gone", b"3")
+    store.delete(8, "gone")
+    store.set(9, "dated", b"4", ttl_ms=5000)
+    store.set(10, "~10/private", b"5")
+    assert contents(next_life(manager)) == contents(store)
+    assert len(contents(store)) == 4
+
+
+def test_a_renewed_time_to_live_is_kept_though_it_is_no_change(manager: Manager) -> None:
+    store = make_store()
+    Keep(store)
+    store.set(7, "key", b"1", ttl_ms=5000)
+    store.set(7, "key", b"1")
+    (kept,) = contents(next_life(manager)).values()
+    assert kept == (b"1", 7, 1_000_000, None)
+
+
+def test_clear_is_kept(manager: Manager) -> None:
+    store = make_store()
+    Keep(store)
+    store.set(7, "a", b"1")
+    store.clear()
+    store.set(7, "b", b"2")
+    assert list(contents(next_life(manager))) == ["b"]
+
+
+def test_what_expired_while_nobody_ran_does_not_come_back(manager: Manager) -> None:
+    store = make_store()
+    Keep(store)
+    store.set(7, "key", b"1", ttl_ms=1)
+    late = Store(lambda: 2_000_000)
+    restore(late, [os.dup(fd) for fd in manager.listen().values()])
+    assert late.count == 0
+
+
+def test_keys_that_go_with_a_client_are_not_kept(manager: Manager) -> None:
+    store = make_store()
+    Keep(store)
+    store.set(7, "plain", b"1")
+    store.set(7, "leased", b"1", leaves_with=":1.5")
+    store.set(7, "plain", b"2", leaves_with=":1.5")
+    assert contents(next_life(manager)) == {}
+
+
+def test_an_orderly_end_leaves_nothing(manager: Manager) -> None:
+    store = make_store()
+    kept = Keep(store)
+    store.set(7, "a", b"1")
+    kept.close()
+    store.set(7, "b", b"1")
+    assert manager.listen() == {}
+
+
+async def test_a_log_of_the_past_is_rewritten_while_changes_go_on(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    monkeypatch.setattr(keep, "SLICE_BYTES", 100)
+    store = make_store()
+    kept = Keep(store)
+    (first,) = manager.listen()
+    for n in range(20):
+        store.set(7, f"key {n}", b"x" * 20)
+    number = 0
+    while kept._copying is None:
+        number += 1
+        store.set(7, "key 0", b"%d" % number)
+    await asyncio.sleep(0)
+    store.set(7, "key 19", b"changed while it was copied")
+    store.delete(7, "key 18")
+    assert len(manager.listen()) == 2
+    assert contents(next_life(manager)) == contents(store)  # the new log is not whole yet
+    while kept._copying is not None:
+        await asyncio.sleep(0)
+    (second,) = manager.listen()
+    assert second != first
+    assert contents(next_life(manager)) == contents(store)
+    assert os.fstat(manager.held[second]).st_size < 3000
+
+
+async def test_a_full_memory_ends_the_keeping_and_not_the_store(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+    Keep(store)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    store.set(7, "a", b"1")
+    store.set(7, "b", b"1")
+    assert store.get(7, "b") == b"1"
+    assert manager.listen() == {}
+
+
+def test_descriptors_that_are_no_logs_are_closed(manager: Manager) -> None:
+    store = make_store()
+    fd = os.memfd_create("junk")
+    os.write(fd, b"junk")
+    empty = os.memfd_create("empty")
+    assert restore(store, [fd, empty]) == 0
+    for each in (fd, empty):
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(each)
