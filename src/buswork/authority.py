@@ -25,7 +25,7 @@ from buswork.errors import (
     LimitsExceeded,
     TimedOut,
 )
-from buswork.log import DENIED, event
+from buswork.log import DENIED, Sparing, event
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,9 @@ class Limits:
     watches: int = 64
     # Descriptors handed out that we hold the other end of; eight such uids fit into 1,024.
     descriptors: int = 128
+    # Connections to native sockets that wait for something; one answered at once never counts.
+    # Each may hold a second descriptor, for its process.
+    native_connections: int = 128
 
 
 class Lease:
@@ -129,6 +132,7 @@ class Authority:
     def __init__(self, polkit: Polkit, callers: Callers, own_uid: int, limits: Limits) -> None:
         self.quotas = Quotas(limits)
         self.denials = 0
+        self._peer_denials = Sparing("denials of native peers")
         self._polkit = polkit
         self._callers = callers
         self._own_uid = own_uid
@@ -212,6 +216,15 @@ class Authority:
             return False
         return True
 
+    def peer_is_known(self, peer: Peer, action: str) -> bool:
+        """Whether a yes still holds for a native peer; that it lives is the caller's to know."""
+        return self._kept.get((peer, action), 0.0) > time.monotonic()
+
+    def forget_peer(self, peer: Peer) -> None:
+        """The process ended: the next one with its pid is somebody else."""
+        for key in [key for key in self._kept if key[0] == peer]:
+            del self._kept[key]
+
     async def require_peer(self, peer: Peer, action: str) -> None:
         """The same for a native peer, whom nobody can ask for a password."""
         key = (peer, action)
@@ -221,7 +234,7 @@ class Authority:
         try:
             await self._decide(peer, peer.uid, action, interactive=False)
         except BusworkError as error:
-            self._denied(f"pid:{peer.pid}", peer.uid, action, error)
+            self._denied(f"pid:{peer.pid}", peer.uid, action, error, self._peer_denials)
             raise
         if not _is_alive(peer):
             self._kept.pop(key, None)
@@ -250,14 +263,16 @@ class Authority:
     def _question(self, who: str | Peer, action: str) -> _Question:
         key = (who, action)
         question = self._plain.get(key)
-        if question is None:
+        if question is None or question.task.cancelling():  # given up a moment ago
             question = _Question(asyncio.create_task(self._ask_plain_now(who, action)))
             self._plain[key] = question
             question.task.add_done_callback(lambda task: self._answered(key, task))
         return question
 
     def _answered(self, key: tuple[Hashable, str], task: asyncio.Task[Answer]) -> None:
-        self._plain.pop(key, None)
+        question = self._plain.get(key)
+        if question is not None and question.task is task:
+            del self._plain[key]
         if not task.cancelled():
             task.exception()  # whoever waits has it; a renewal that failed is asked for anew
 
@@ -271,8 +286,7 @@ class Authority:
         except TimedOut:
             raise
         except BusworkError as error:
-            log.error("polkit refuses to judge %s: %s", action, error)
-            raise AccessDenied(f"polkit refuses to judge action {action}") from error
+            raise _refused(action, error) from error
         if answer.authorized and not answer.temporary:
             self._keep(who, action, generation)
         return answer
@@ -292,6 +306,8 @@ class Authority:
                 raise TimedOut(
                     f"nobody answered the prompt for action {action} in {INTERACTIVE_SECONDS:g} s"
                 ) from None
+            except BusworkError as error:
+                raise _refused(action, error) from error
 
     @contextlib.contextmanager
     def _interactive_place(self, uid: int, action: str) -> Iterator[None]:
@@ -315,9 +331,19 @@ class Authority:
             self._kept.clear()
         self._kept[who, action] = time.monotonic() + KEEP_SECONDS
 
-    def _denied(self, who: str, uid: int, action: str, error: BusworkError) -> None:
+    def _denied(
+        self, who: str, uid: int, action: str, error: BusworkError, sparing: Sparing | None = None
+    ) -> None:
         self.denials += 1
+        if sparing is not None and not sparing.allows(log):
+            return
         event(log, DENIED, "denied", action=action, uid=uid, client=who, reason=error.name)
+
+
+def _refused(action: str, error: BusworkError) -> AccessDenied:
+    """What a caller learns when polkit answers with an error: no."""
+    log.error("polkit refuses to judge %s: %s", action, error)
+    return AccessDenied(f"polkit refuses to judge action {action}")
 
 
 def _is_alive(peer: Peer) -> bool:

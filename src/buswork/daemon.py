@@ -178,7 +178,8 @@ class Daemon:
         with _watchdog(loop):
             status = await self._end
         systemd.notify("STOPPING=1", "STATUS=going down")
-        await self.edge.drain(DRAIN_SECONDS)
+        # Without a bus there is nobody to answer.
+        await self.edge.drain(DRAIN_SECONDS if self.connection.is_open else 0.0)
         for _, wing in reversed(self._wings):
             await wing.stop()
         await self.connection.drain()

@@ -5,10 +5,12 @@ elsewhere it is a line on stderr. Whatever a stranger may have written is escape
 """
 
 import logging
+import math
 import os
 import socket
 import struct
 import sys
+import time
 
 # The audit trail; described in systemd/buswork.catalog.
 DENIED = "d9bd7bf1d2cf4de5a9c8f8ac3e4b3f01"
@@ -59,6 +61,31 @@ def event(log: logging.Logger, message_id: str, what: str, **fields: object) -> 
     log.log(NOTICE, what, extra={"message_id": message_id, "fields": fields})
 
 
+class Sparing:
+    """Lets so many lines of one kind into the log, then counts what it holds back.
+
+    Native peers connect as often as they like; each must not become a line.
+    """
+
+    # Enough to see who does what, few enough to read.
+    LINES = 10
+    SECONDS = 10.0
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._since = -math.inf
+        self._lines = 0
+
+    def allows(self, log: logging.Logger) -> bool:
+        now = time.monotonic()
+        if now - self._since >= self.SECONDS:
+            if self._lines > self.LINES:
+                log.warning("%d more %s were not logged", self._lines - self.LINES, self._what)
+            self._since, self._lines = now, 0
+        self._lines += 1
+        return self._lines <= self.LINES
+
+
 def level_name(level: int) -> str:
     """The LogControl1 name of a level; the least severe of several."""
     return next(name for name, value in reversed(LEVELS.items()) if value >= level)
@@ -67,12 +94,15 @@ def level_name(level: int) -> str:
 def _line(record: logging.LogRecord) -> str:
     text = escaped(record.getMessage())
     for name, value in getattr(record, "fields", {}).items():
-        text += f" {name}={_quoted(escaped(str(value)))}"
+        text += f" {name}={_word(str(value))}"
     return text
 
 
-def _quoted(value: str) -> str:
-    return f'"{value}"' if not value or " " in value else value
+def _word(value: str) -> str:
+    """A field's value, which must not pass for the fields behind it."""
+    if value and not any(char in value for char in ' ="\\'):
+        return escaped(value)
+    return '"' + escaped(value.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def _traceback(record: logging.LogRecord) -> list[str]:

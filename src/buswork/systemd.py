@@ -5,6 +5,11 @@ import os
 import socket
 from collections.abc import Sequence
 
+# Descriptors that a manager passes begin here (sd_listen_fds).
+FIRST_FD = 3
+# As many as our units can have: the descriptor store and a few sockets.
+MAX_LISTEN_FDS = 64
+
 
 def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     """Tells the service manager; False when there is none (or it does not listen)."""
@@ -38,3 +43,25 @@ def watchdog_seconds() -> float | None:
     if not usec.isdecimal() or (pid and pid != str(os.getpid())):
         return None
     return int(usec) / 1_000_000
+
+
+def take_listen_fds() -> dict[str, list[int]]:
+    """The descriptors that the manager passed, by their names; they are ours from now on.
+
+    The variables are taken away, so that no child believes them to be its own.
+    """
+    pid = os.environ.pop("LISTEN_PID", "")
+    count = os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not (count.isascii() and count.isdecimal()):
+        return {}
+    found: dict[str, list[int]] = {}
+    for number in range(min(int(count), MAX_LISTEN_FDS)):
+        fd = FIRST_FD + number
+        try:
+            os.set_inheritable(fd, False)
+        except OSError:
+            continue  # the variables promised more than there is
+        name = names[number] if number < len(names) else "unknown"
+        found.setdefault(name, []).append(fd)
+    return found

@@ -105,6 +105,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     partial = options.quick or options.only != list(PARTS) or options.contenders != keys
     if options.update_docs and partial:
         parser.error("--update-docs wants the whole bench: no --quick, --only or --contenders")
+    if options.update_docs and not edge_report.has_markers(DOCUMENT):
+        parser.error(f"{DOCUMENT} lacks the markers {edge_report.START} and {edge_report.END}")
     if options.profile and not shutil.which("py-spy"):
         parser.error("--profile wants py-spy on the PATH")
     return options

@@ -10,12 +10,26 @@ from edge_rig import BUSWORK, SDBUS, BenchError, Contender, Outcome, Rig, Servic
 from edge_rounds import Settings, milliseconds, rotated, serving
 
 SLOW_POLKIT_MS = 300
-FLOODS = {
-    "get": "128 Gets always in flight",
-    "noreply": "Gets that want no reply",
-    "noreply, polkit slow": f"the same, and polkit takes {SLOW_POLKIT_MS} ms for an answer",
-    "set": "128 Sets of 64 KiB always in flight",
-}
+STALL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to flood; what the flood program is told, and what happens besides."""
+
+    title: str
+    program: str
+    polkit_ms: int = 0
+    stall_seconds: float = 0.0
+
+
+KINDS = (
+    Kind("128 Gets always in flight", "get"),
+    Kind("128 Sets of 64 KiB always in flight", "set"),
+    Kind("Gets that want no reply", "noreply"),
+    Kind(f"the same, polkit takes {SLOW_POLKIT_MS} ms", "noreply", polkit_ms=SLOW_POLKIT_MS),
+    Kind(f"the same, service held for {STALL_SECONDS} s", "noreply", stall_seconds=STALL_SECONDS),
+)
 OTHERS_WAIT_NS = 10e6
 # Six seconds: a decision of polkit is kept for five, so each flood outlives one.
 PROBES, PROBE_PAUSE_US = 600, 10_000
@@ -33,44 +47,49 @@ class Flood:
         return {"flood": self.flood, "probe": self.probe.figures, "lost": self.probe.lost}
 
 
+Found = dict[tuple[str, str], list[Flood]]
+
+
 def floods(rig: Rig, settings: Settings) -> Result:
     contenders = settings.chosen(BUSWORK, SDBUS)
-    found: dict[str, list[Flood]] = {f"{c.key}, {kind}": [] for c in contenders for kind in FLOODS}
+    found: Found = {(c.key, kind.title): [] for c in contenders for kind in KINDS}
     with serving(rig, contenders) as services:
         for number in range(min(settings.rounds, FLOOD_ROUNDS)):
-            for kind in FLOODS:
+            for kind in KINDS:
                 for contender in rotated(contenders, number):
-                    slow = SLOW_POLKIT_MS if "slow" in kind else 0
-                    with rig.slow_polkit(slow):
-                        flood = _flood(rig, services[contender.key], kind)
-                    found[f"{contender.key}, {kind}"].append(flood)
+                    flood = _flood(rig, services[contender.key], kind)
+                    found[contender.key, kind.title].append(flood)
     return Result(
-        [_flood_goal(kind, found) for kind in FLOODS],
+        [_flood_goal(kind, found) for kind in KINDS],
         [_flood_table(contenders, found)],
-        {label: [flood.facts() for flood in runs] for label, runs in found.items()},
+        {
+            f"{key}, {title}": [flood.facts() for flood in runs]
+            for (key, title), runs in found.items()
+        },
     )
 
 
-def _flood(rig: Rig, service: Service, kind: str) -> Flood:
-    flooder = rig.spawn([rig.program("flood"), *service.address, kind.split(",")[0]])
-    try:
-        flooder.read_line()
-        probe = rig.run(
-            "calls", *service.address, 16, PROBES, 1, service.pid, rig.bus_pid, PROBE_PAUSE_US
-        )
-    finally:
-        said = flooder.stop()
-    if probe.lost:
-        service.restart()
+def _flood(rig: Rig, service: Service, kind: Kind) -> Flood:
+    with rig.slow_polkit(kind.polkit_ms):
+        flooder = rig.spawn([rig.program("flood"), *service.address, kind.program])
+        try:
+            flooder.read_line()
+            if kind.stall_seconds:
+                service.stall(kind.stall_seconds)
+            figures = (16, PROBES, 1, service.pid, rig.bus_pid, PROBE_PAUSE_US)
+            probe = rig.run("calls", *service.address, *figures)
+        finally:
+            said = flooder.stop()
+    service.restart()  # what it owes to one flood is no part of the next
     if not said:
         raise BenchError(f"the flood ended early:\n{rig.log_tail()}")
     return Flood(json.loads(said), probe)
 
 
-def _flood_goal(kind: str, found: dict[str, list[Flood]]) -> Goal:
-    title = f"another caller's wait, median, while one floods: {FLOODS[kind]}"
+def _flood_goal(kind: Kind, found: Found) -> Goal:
+    title = f"another caller's wait, median, while one floods: {kind.title}"
     goal = f"<= {OTHERS_WAIT_NS / 1e6:.0f} ms"
-    ours, sdbus = found.get(f"{BUSWORK.key}, {kind}"), found.get(f"{SDBUS.key}, {kind}")
+    ours, sdbus = found.get((BUSWORK.key, kind.title)), found.get((SDBUS.key, kind.title))
     if not ours:
         return Goal(title, goal)
     median = _wait(ours, "median_ns")
@@ -79,10 +98,10 @@ def _flood_goal(kind: str, found: dict[str, list[Flood]]) -> Goal:
     return Goal(title, goal, _waits(ours, "median_ns") + beside, met)
 
 
-def _flood_table(contenders: Sequence[Contender], found: dict[str, list[Flood]]) -> Table:
+def _flood_table(contenders: Sequence[Contender], found: Found) -> Table:
     rows = [
-        [FLOODS[kind], contender.title, *_flood_cells(found[f"{contender.key}, {kind}"])]
-        for kind in FLOODS
+        [kind.title, contender.title, *_flood_cells(found[contender.key, kind.title])]
+        for kind in KINDS
         for contender in contenders
     ]
     head = ["flood", "service", "wait, median", "95 %", "worst", "flood calls/s", "its errors"]

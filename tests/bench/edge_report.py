@@ -87,12 +87,14 @@ def machine_facts() -> dict[str, str]:
     return facts | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
+def has_markers(document: Path) -> bool:
+    return document.is_file() and START in (text := document.read_text()) and END in text
+
+
 def update(document: Path, text: str) -> None:
     """Replaces what stands between the markers."""
-    before, start, rest = document.read_text().partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise ValueError(f"{document} lacks the markers {START} and {END}")
+    before, _, rest = document.read_text().partition(START)
+    _, _, after = rest.partition(END)
     document.write_text(f"{before}{START}\n\n{text}\n{END}{after}")
 
 

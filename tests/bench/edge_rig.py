@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,12 @@ class Service:
 
     def resident_bytes(self) -> int:
         return self._process.resident_bytes()
+
+    def stall(self, seconds: float) -> None:
+        """Holds the service for a while, as a full machine might."""
+        os.kill(self.pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(self.pid, signal.SIGCONT)
 
     def restart(self) -> None:
         self._process.stop()

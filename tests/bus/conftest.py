@@ -2,6 +2,7 @@ import os
 
 import pytest
 from support.fakebus import FakeBus, FakePolkit
+from support.toyface import Stack
 
 
 @pytest.fixture
@@ -19,3 +20,13 @@ def polkit(bus):
 def open_fds():
     """Counts this process's descriptors."""
     return lambda: len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+async def stack(bus, polkit):
+    return await Stack.make(bus)
+
+
+@pytest.fixture
+def toy(stack):
+    return stack.toy()

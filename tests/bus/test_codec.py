@@ -308,7 +308,15 @@ def test_26_a_body_cut_anywhere_is_refused(case, order, data):
 
 def test_26_one_body_cut_at_every_byte_is_refused():
     signature = "a{sv}(ybt)asaysog"
-    values = [{"a": variant("as", ["x"]), "b": nested(3)}, (1, True, 9), ["y"], b"z", "t", "/o", "u"]
+    values = [
+        {"a": variant("as", ["x"]), "b": nested(3)},
+        (1, True, 9),
+        ["y"],
+        b"z",
+        "t",
+        "/o",
+        "u",
+    ]
     body = reference.encode(signature, values)
     assert decode(signature, body) == values
     for length in range(len(body)):

@@ -19,6 +19,7 @@ CONFIG = """\
   <servicedir>{folder}/services</servicedir>
   <policy context="default">
     <allow send_destination="*"/>
+    <allow receive_sender="*"/>
     <allow own="*"/>
   </policy>
   <limit name="max_replies_per_connection">128</limit>
@@ -62,6 +63,7 @@ class PrivateBus:
                 ],
                 pass_fds=[tell],
                 env=self.environment,
+                stderr=subprocess.DEVNULL,
             )
             os.close(tell)
             assert ready.readline(), "the bus did not start"

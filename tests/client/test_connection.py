@@ -115,9 +115,9 @@ async def test_a_call_that_takes_too_long(bus):
             await client.store.get("key")
 
 
-async def test_a_signal_of_somebody_else_does_not_count(shared_bus):
-    forger = await Connection.open(shared_bus.address)
-    async with Client(shared_bus.address) as client:
+async def test_a_signal_of_somebody_else_does_not_count(bus):
+    forger = await Connection.open(bus.address)
+    async with Client(bus.address) as client:
         heard: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
         end = await client.store.on_changed(heard.put_nowait)
         fields = {

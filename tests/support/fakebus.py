@@ -23,11 +23,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from support import reference
-from support.reference import Message
-
 from buswork.bus.library import variant
 from buswork.bus.transport import Connection
+from support import reference
+from support.reference import Message
 
 DRIVER = "org.freedesktop.DBus"
 DRIVER_PATH = "/org/freedesktop/DBus"

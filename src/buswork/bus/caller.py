@@ -103,7 +103,9 @@ class Callers:
         uid: int = variant.value
         self._uids[sender] = uid
         if len(self._uids) > MAX_KNOWN:
-            self._uids.popitem(last=False)
+            # Not one that is watched: its call may wait for polkit and needs the uid then.
+            oldest = next((name for name in self._uids if name not in self._watched), sender)
+            del self._uids[oldest]
         return uid
 
     # -- leaving -------------------------------------------------------------------------------
@@ -179,6 +181,7 @@ class NameTracker:
         self.owner: str | None = None
         self._connection = connection
         self._name = name
+        self._told = False
         self._signals: list[tuple[str, str, Callable[[Frame], None]]] = []
         self._listeners: list[Listener] = []
         self._on_change: list[Callable[[], None]] = []
@@ -191,7 +194,8 @@ class NameTracker:
             (owner,) = await connection.call_bus("GetNameOwner", "s", (self._name,))
         except BusworkError:
             return
-        self._set_owner(owner)
+        if not self._told:  # else what the bus told since then is newer
+            self._set_owner(owner)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Calls back whenever the name gets, changes or loses its owner."""
@@ -208,6 +212,7 @@ class NameTracker:
     def _owner_changed(self, frame: Frame) -> None:
         changed = owner_changed(frame)
         if changed is not None and changed[0] == self._name:
+            self._told = True
             self._set_owner(changed[1] or None)
 
     def _set_owner(self, owner: str | None) -> None:

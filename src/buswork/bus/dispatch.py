@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from types import CoroutineType
 from typing import Any, Protocol
 
+from buswork.bus.backlog import Backlog
 from buswork.bus.caller import Call, Callers
 from buswork.bus.codec import Body, CodecError, body_decoder
 from buswork.bus.contract import OPEN_TO_ALL, Guard
@@ -191,6 +192,8 @@ class Dispatcher:
         self._background = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self.backlog = Backlog(connection)
+        self.backlog.on_careful(self._known.clear)
         judge.on_change(self._known.clear)
         connection.on_call = self._on_call
 
@@ -208,10 +211,14 @@ class Dispatcher:
             or known.account.spent > SHARE_SECONDS
         ):
             return self._take_long_road(raw, known, now)
+        try:
+            values = known.decode(body, ())
+        except Exception:
+            return self._take_long_road(raw, known, now)  # it says what is wrong with them
         self.calls += 1
         call, template = known.call, known.template
         try:
-            result = known.handler(call, *known.decode(body, ()))
+            result = known.handler(call, *values)
             if type(result) is CoroutineType:
                 self._run(result, call, serial, template)
                 return known.account
@@ -251,6 +258,8 @@ class Dispatcher:
     def _may_go_on(self, request: _Request, account: _Account | None, now: float) -> bool:
         """Whether a call that nobody is before may be answered at once."""
         if account is None or account.is_over(now) or request.route.in_order:
+            return False
+        if self.backlog.must_look(request.sender, now):
             return False
         return self._admitted_at_once(request)
 
@@ -334,7 +343,7 @@ class Dispatcher:
             return False
         try:
             action = request.action(uid)
-        except BusworkError:
+        except Exception:
             return False  # the lane answers with the error
         return self._is_granted(request, uid, action)
 
@@ -354,6 +363,7 @@ class Dispatcher:
             or frame.order != "<"
             or frame.header.unix_fds
             or route.in_order
+            or self.backlog.careful
             or not isinstance(route.guard, Guard)
             or route.guard.action != route.guard.others
         ):
@@ -424,6 +434,10 @@ class Dispatcher:
         account = self._account(request.sender)
         if account is None:
             return  # left while it waited
+        backlog, sender = self.backlog, request.sender
+        if backlog.must_look(sender, time.monotonic()) and not await backlog.look_at(sender):
+            self._drop(request)
+            return
         if not account.is_over(time.monotonic()):
             await self._answer_and_charge(request, account)
             return
@@ -528,6 +542,7 @@ class Dispatcher:
                 return
             if len(body) > LARGE_REPLY:
                 self._check_large(len(body))
+                self.backlog.look()
             number = connection.next_serial()
             if isinstance(body, Body) and fds:
                 connection.send(template.message_with_fds(number, serial, body), fds)
@@ -544,6 +559,12 @@ class Dispatcher:
         if self._connection.overfull:
             raise LimitsExceeded("more answers are asked for than the bus carries off; try again")
 
+    def _drop(self, request: _Request) -> None:
+        """Answers nothing: the one caller who gets no error is who would not read it."""
+        self.errors += 1
+        request.release()
+        close_all(request.frame.fds)
+
     def _refuse(self, request: _Request, error: Exception) -> None:
         request.release()
         frame = request.frame
@@ -557,7 +578,7 @@ class Dispatcher:
         if not isinstance(error, BusworkError):
             log.error("a defect in a handler", exc_info=error)
             error = BusworkError("the daemon failed to answer; its log says why")
-        if not flags & Flag.NO_REPLY_EXPECTED:
+        if not flags & Flag.NO_REPLY_EXPECTED and not self.backlog.is_deaf(sender):
             connection = self._connection
             connection.send(encode_error(connection.next_serial(), serial, sender, error))
 

@@ -52,9 +52,10 @@ class Edge:
     ) -> None:
         """Sends a signal of the contract: to one unique name, or to all who listen.
 
-        When more waits to be sent than the bus carries off, signals are what is dropped.
+        When more waits to be sent than the bus carries off, or too much lies there unread,
+        signals are what is dropped.
         """
-        if self.connection.overfull:
+        if self.connection.overfull or self.dispatcher.backlog.silent:
             self.dropped_signals += 1
             return
         template = self._template(path, interface, member, to)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from buswork.bus.caller import Call, Callers
-from buswork.errors import UnknownObject
+from buswork.errors import Gone, UnknownObject
 from buswork.log import CLAIMED, RESET, event
 
 log = logging.getLogger(__name__)
@@ -48,13 +48,18 @@ class Holdings:
         take_away is called when the owner has left or somebody takes the thing by force; it
         must not fail. Raises Gone if the caller has left already.
         """
+        left = False
 
         def owner_left() -> None:
+            nonlocal left
+            left = True
             self._held.pop(path, None)
             take_away()
 
         held = Held(path, wing, what, call.uid, call.sender, take_away, owner_left)
         await self._callers.watch(call.sender, owner_left)
+        if left:  # between the bus's last word and now
+            raise Gone(call.sender)
         self._held[path] = held
         event(log, CLAIMED, "claimed", held=path, thing=what, uid=call.uid, client=call.sender)
         return held

@@ -97,6 +97,8 @@ class Polkit:
                 ),
                 timeout=INTERACTIVE_SECONDS if interactive else PLAIN_SECONDS,
             )
+            if frame.header.signature != "(bba{ss})":
+                raise ValueError(f"an answer of type {frame.header.signature!r}")
             authorized, challenge, details = frame.values()[0]
         except TimedOut as error:
             self._cancel(cancellation)

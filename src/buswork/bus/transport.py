@@ -31,7 +31,7 @@ from buswork.bus.message import (
     encode_message,
     parse_fields,
 )
-from buswork.errors import BusworkError, Disconnected, TimedOut, UnknownObject
+from buswork.errors import BusworkError, Disconnected, LimitsExceeded, TimedOut, UnknownObject
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,11 @@ QUEUE_LOW = 4 * 1024 * 1024
 # Past this much, signals are dropped and large replies refused: somebody asks for more than
 # the bus carries off. 64 calls in flight with replies of 1 MiB fit twice.
 QUEUE_MAX = 128 * 1024 * 1024
+# The largest body of a call. The system bus cuts off who sends a message above 32 MiB; the
+# header fields need a little of that.
+MAX_CALL = 32 * 1024 * 1024 - 64 * 1024
+# How much output passes between two calls of `on_output`.
+OUTPUT_STEP = 1024 * 1024
 # How much goes into one send: more does not fit into a socket buffer anyway.
 BATCH_BYTES = 128 * 1024
 BATCH_PIECES = 256
@@ -122,8 +127,10 @@ class Connection:
         self.unique_name = ""
         self.on_call: OnCall = self._refuse_call
         self.closed: asyncio.Future[Exception | None] = loop.create_future()
+        self.on_output: Callable[[], None] = lambda: None
         self.bytes_in = 0
         self.bytes_out = 0
+        self._report_at = OUTPUT_STEP
         self._sock = sock
         self._loop = loop
         self._buffer = FrameBuffer()
@@ -323,6 +330,11 @@ class Connection:
         return serial
 
     @property
+    def queued(self) -> int:
+        """How many bytes wait to be sent."""
+        return self._queued
+
+    @property
     def overfull(self) -> bool:
         """Whether nothing large should be queued any more."""
         return self._queued > QUEUE_MAX
@@ -410,6 +422,9 @@ class Connection:
         self._queued -= count
         self.bytes_out += count
         self._rest = data[count:] if count < len(data) else None
+        if self.bytes_out >= self._report_at:
+            self._report_at = self.bytes_out + OUTPUT_STEP
+            self.on_output()
 
     def _writable(self) -> None:
         self._loop.remove_writer(self._sock)
@@ -452,7 +467,11 @@ class Connection:
             async with asyncio.timeout(timeout):
                 frame = await future
         except TimeoutError:
+            _close_unread(future)
             raise TimedOut(f"{destination} did not answer {member} in {timeout:g} s") from None
+        except asyncio.CancelledError:
+            _close_unread(future)
+            raise
         finally:
             self._pending.pop(serial, None)
         if frame.kind == Kind.ERROR:
@@ -492,6 +511,8 @@ class Connection:
             FieldCode.DESTINATION: destination,
         }
         body = body_encoder(signature)(values)
+        if len(body) > MAX_CALL:
+            raise LimitsExceeded(f"a call of {len(body)} bytes; {MAX_CALL} are the most")
         if signature:
             fields[FieldCode.SIGNATURE] = signature
         fds = body.fds if isinstance(body, Body) else ()
@@ -598,6 +619,12 @@ def _error_of(frame: Frame) -> BusworkError:
         text = values[0] if values and isinstance(values[0], str) else ""
     close_all(frame.fds)
     return BusworkError(text, frame.header.error_name or FAILED)
+
+
+def _close_unread(future: asyncio.Future[Frame]) -> None:
+    """For a reply that came when nobody waited for it any more."""
+    if future.done() and not future.cancelled() and future.exception() is None:
+        close_all(future.result().fds)
 
 
 def close_all(fds: Sequence[int] | deque[int]) -> None:

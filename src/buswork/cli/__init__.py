@@ -1,12 +1,13 @@
 """The `buswork` command."""
 
+import sys
 from collections.abc import Sequence
 
-from buswork.cli.parser import make_parser
+from buswork.cli.parser import parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = make_parser().parse_args(arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     # Only now: a command needs asyncio and the client, --help and completions do not.
     from buswork.cli.run import run
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 # It registers within milliseconds; without it, the call tells what is missing.
@@ -37,13 +38,21 @@ class Agent:
 
 
 async def _spawn(program: str, tell: int) -> asyncio.subprocess.Process:
-    whose = f"--process={os.getpid()}"
+    command = [program, f"--process={os.getpid()}", f"--notify-fd={tell}"]
+    if _has_session():
+        command.append("--fallback")
     try:
-        return await asyncio.create_subprocess_exec(
-            program, whose, "--fallback", f"--notify-fd={tell}", pass_fds=[tell]
-        )
+        return await asyncio.create_subprocess_exec(*command, pass_fds=[tell])
     finally:
         os.close(tell)
+
+
+def _has_session() -> bool:
+    """Whether a desktop's own agent may be there, which then goes first.
+
+    Outside of any session there is none, and polkit (122) finds no agent that only fills in.
+    """
+    return Path(f"/run/systemd/users/{os.getuid()}").exists()
 
 
 async def _wait_closed(fd: int) -> None:

@@ -4,7 +4,7 @@ Each command names the function that runs it, as "module.function" below buswork
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from buswork import __version__
@@ -29,6 +29,9 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**(settings | options))  # type: ignore[arg-type]
 
 
+# What follows one of these is a command of the user's, untouched.
+PROGRAM_OPTIONS = ("--exec", "--while")
+
 Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # it has no public name
 
 
@@ -44,6 +47,17 @@ def revision(text: str) -> int:
     if not 0 <= number < 2**64:
         raise argparse.ArgumentTypeError(f"{text} is no revision")
     return number
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """As make_parser does; but argparse would keep a command from having a -- in it."""
+    words = list(arguments)
+    ours = words[: words.index("--")] if "--" in words else words
+    at = min((ours.index(option) for option in PROGRAM_OPTIONS if option in ours), default=None)
+    options = make_parser().parse_args(words if at is None else words[: at + 1])
+    if at is not None:
+        options.program = words[at + 1 :]
+    return options
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -213,7 +227,7 @@ def _add_set(actions: Commands) -> None:
     )
     parser.add_argument(
         "--while",
-        dest="while_",
+        dest="program",
         nargs=argparse.REMAINDER,
         metavar="CMD",
         help="all that follows is a command: the key lives while it runs; exit with its status",
@@ -271,7 +285,7 @@ def _add_watch(actions: Commands) -> None:
     parser.add_argument("-c", "--count", type=int, metavar="N", help="end after so many changes")
     parser.add_argument(
         "--exec",
-        dest="exec_",
+        dest="program",
         nargs=argparse.REMAINDER,
         metavar="CMD",
         help="all that follows is a command to run for each change, instead of printing it",

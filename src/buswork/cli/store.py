@@ -85,11 +85,11 @@ def _describe(facts: Description, out: Output) -> None:
 async def set_(client: Client, options: argparse.Namespace, out: Output) -> int:
     pairs = _pairs(options.key, options.words)
     single = len(pairs) == 1
-    if not single and (options.ttl or options.if_revision is not None or options.while_):
+    if not single and (options.ttl or options.if_revision is not None or options.program):
         raise CommandError("--ttl, --if-revision and --while go with one key only")
-    if options.if_revision is not None and (options.ttl or options.while_):
+    if options.if_revision is not None and (options.ttl or options.program):
         raise CommandError("--if-revision goes with neither --ttl nor --while")
-    if options.while_ is not None:
+    if options.program is not None:
         return await _set_while(client, options, out, *pairs[0])
     if options.if_revision is not None:
         return await _set_if(client, options, out, *pairs[0])
@@ -144,15 +144,15 @@ async def _set_while(
     client: Client, options: argparse.Namespace, out: Output, key: str, value: str
 ) -> int:
     """The key lives as long as the command; Ctrl-C is for the command, which decides."""
-    if not options.while_:
+    if not options.program:
         raise CommandError("--while takes a command")
     loop = asyncio.get_running_loop()
     await client.store.set(key, value, ttl=options.ttl, until_i_leave=True)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     try:
-        process = await asyncio.create_subprocess_exec(*options.while_)
+        process = await asyncio.create_subprocess_exec(*options.program)
     except OSError as error:
-        raise CommandError(f"{options.while_[0]}: {error.strerror}") from None
+        raise CommandError(f"{options.program[0]}: {error.strerror}") from None
     loop.add_signal_handler(signal.SIGTERM, process.terminate)
     status = await process.wait()
     return status if status >= 0 else 128 - status

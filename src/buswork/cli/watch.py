@@ -17,13 +17,13 @@ async def watch(client: Client, options: argparse.Namespace, out: Output) -> int
     left = options.count
     if left is not None and left < 1:
         raise CommandError("--count is 1 or more")
-    if options.exec_ is not None and not options.exec_:
+    if options.program is not None and not options.program:
         raise CommandError("--exec takes a command")
     async with client.store.watch(options.prefix, options.from_) as changes:
         with while_somebody_reads():
             async for change in changes:
-                if options.exec_ is not None:
-                    await _execute(options.exec_, change, out)
+                if options.program is not None:
+                    await _execute(options.program, change, out)
                 else:
                     _show(change, out)
                 left = None if left is None else left - 1

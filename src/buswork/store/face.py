@@ -14,7 +14,7 @@ from buswork.bus.objects import Face, escape_name, in_order
 from buswork.bus.ownership import Held, Holdings
 from buswork.errors import InvalidArgs, LimitsExceeded
 from buswork.log import MARKED, event
-from buswork.store.model import MAX_KEY_BYTES, Store, is_private
+from buswork.store.model import MAX_KEY_BYTES, Store, as_text, is_private
 from buswork.store.wire.lines import Change
 
 log = logging.getLogger(__name__)
@@ -167,11 +167,11 @@ class StoreFace(Face):
     # -- reading -------------------------------------------------------------------------------
 
     def get(self, call: Call, key: str) -> str:
-        return self._store.get(call.uid, key).decode()
+        return as_text(key, self._store.get(call.uid, key))
 
     def lookup(self, call: Call, key: str) -> tuple[bool, str, int]:
         exists, value, revision = self._store.lookup(call.uid, key)
-        return exists, value.decode(), revision
+        return exists, as_text(key, value), revision
 
     def describe(self, call: Call, key: str) -> dict[str, Variant]:
         entry = self._store.describe(call.uid, key)
@@ -191,7 +191,7 @@ class StoreFace(Face):
 
     def get_many(self, call: Call, keys: list[str]) -> dict[str, str]:
         found = self._store.get_many(call.uid, keys)
-        return {key: value.decode() for key, value in found.items()}
+        return {key: as_text(key, value) for key, value in found.items()}
 
     def list(self, call: Call, prefix: str) -> list[str]:
         return self._store.list_keys(call.uid, prefix)

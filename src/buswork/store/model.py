@@ -7,6 +7,7 @@ Rules
 * Setting an equal value is no change, but it is a write: the entry is charged to this writer
   from now on, and lives as long as this write says.
 * Keys are `str` and values UTF-8 `bytes`, so that the memory they take is known without encoding.
+  What native clients store besides text is `Json`, which is compared and charged as its text.
 * Entries go when `expire` and `owner_left` are called: the time is somebody else's to watch.
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 
 from buswork.errors import AccessDenied, BusworkError, InvalidArgs, LimitsExceeded
 from buswork.store.wire.lines import Change
+from buswork.store.wire.values import shown
 
 # Names, not data: four times the longest file name. All the keys of a uid are 10 MiB at most,
 # which one reply (16 MiB) to List can carry.
@@ -76,6 +78,12 @@ class RevisionGone(BusworkError):
     name = "org.mapipc.Error.RevisionGone"
 
 
+class NotText(BusworkError):
+    """A native client stored a string that D-Bus can't carry."""
+
+    name = "org.mapipc.Error.NotText"
+
+
 @dataclass(slots=True)
 class Entry:
     """What is known of a key. Never altered: each write puts a new one in its place."""
@@ -124,6 +132,14 @@ def check_access(uid: int, key: str) -> None:
     if is_foreign(uid, key):
         owner = key[1 : key.index("/")][:20]
         raise AccessDenied(f"Keys that begin with ~{owner}/ belong to uid {owner} alone.")
+
+
+def as_text(key: str, value: bytes) -> str:
+    """The value as D-Bus shows it: JSON as its compact text, NotText for what is no string."""
+    text = value.decode() if type(value) is bytes else shown(value)
+    if text is None:
+        raise NotText(f"The value of {key} has NUL or half a character; mapipc reads it.")
+    return text
 
 
 def _size(key: str) -> int:

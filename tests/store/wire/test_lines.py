@@ -93,7 +93,6 @@ def test_members_of_a_later_version_are_passed_over():
         (b'{"revision":1,"key":"a\\u0000"}\n', "key"),
         (b'{"revision":1,"key":"\\ud800"}\n', "key"),
         (b'{"revision":1,"key":"a","value":null}\n', "value"),
-        (b'{"revision":1,"key":"a","value":""}\n', "value"),
         (b'{"revision":1,"key":"a","value":5}\n', "value"),
         (b'{"revision":1,"key":"a","value":"\\udfff"}\n', "value"),
         (b'{"revision":1,"kind":"sweep"}\n', "kind"),

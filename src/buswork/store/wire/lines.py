@@ -12,6 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from buswork.store.wire.values import shown
+
 MAX_REVISION = 2**64 - 1  # a revision is a D-Bus `t`
 
 
@@ -42,8 +44,16 @@ def change_line(change: Change) -> bytes:
         return b'{"revision":%d,"kind":"clear"}\n' % revision
     if value is None:
         return f'{{"revision":{revision},"key":{_quoted(key)}}}\n'.encode()
-    text = _quoted(value.decode())
+    text = _quoted(_shown(value))
     return f'{{"revision":{revision},"key":{_quoted(key)},"value":{text}}}\n'.encode()
+
+
+def _shown(value: bytes) -> str:
+    """As Get shows it; a string that D-Bus can't carry as its JSON."""
+    if type(value) is bytes:
+        return value.decode()
+    text = shown(value)
+    return value.decode() if text is None else text
 
 
 def cut_line(revision: int) -> bytes:
@@ -107,6 +117,8 @@ def _revision(members: dict[str, Any], lowest: int) -> int:
 
 
 def _value(members: dict[str, Any]) -> bytes | None:
+    if members.get("value") == "":  # native clients may set the empty string
+        return b""
     return _text(members, "value").encode() if "value" in members else None
 
 

@@ -1,0 +1,146 @@
+"""What callers leave unread, and how not to be held up by it.
+
+dbus-daemon counts a message against its sender until the receiver has read it, and when
+127 MiB of a sender's messages lie unread it reads no more from that sender. So a single caller
+that asks for a lot and reads nothing would silence the service for everybody. The bus has
+figures on this (org.freedesktop.DBus.Debug.Stats; our bus policy lets us ask): how much of
+ours lies unread in all, and how much waits for one receiver.
+
+While little is unread one figure is asked for every megabyte sent. Past that, or when much was
+sent that no figure has covered yet, we are *careful*: a caller is looked at before it is
+answered, and one that leaves much unread is answered no more until it reads. dbus-broker
+charges the receiver instead, has no such figures, and needs none of this.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from buswork.bus.transport import BUS, BUS_PATH, Connection
+from buswork.errors import BusworkError
+
+log = logging.getLogger(__name__)
+
+STATS = "org.freedesktop.DBus.Debug.Stats"
+
+# From here on callers are looked at one by one. Twice this, a full queue of ours and a turn of
+# the reader still fit under the bus's 127 MiB.
+CAREFUL_BYTES = 32 * 1024 * 1024
+# So much may be sent, or be queued, before a figure has come that covers it.
+UNCONFIRMED_BYTES = 24 * 1024 * 1024
+# Past this broadcasts are left out: who does not read those can't be told.
+SILENT_BYTES = 80 * 1024 * 1024
+# Whoever has more than this unread is deaf; the largest answers take turns with its reading.
+DEAF_BYTES = 4 * 1024 * 1024
+# How long a look at a caller is good for, and how often the figure is asked for meanwhile.
+LOOK_SECONDS = 0.1
+# Looks that are remembered; without one it costs a question to the bus.
+MAX_LOOKS = 1024
+
+
+class Backlog:
+    """Watches what lies unread on the bus."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.careful = False
+        self._connection = connection
+        self._on_careful: Callable[[], None] = lambda: None
+        self._unread = 0
+        self._confirmed = 0
+        self._has_figures = True
+        self._task: asyncio.Task[None] | None = None
+        # Until when a caller counts as one that reads, and who does not.
+        self._hearing: dict[str, float] = {}
+        self._deaf: set[str] = set()
+        connection.on_output = self.look
+
+    def on_careful(self, callback: Callable[[], None]) -> None:
+        """Calls back when callers must be looked at one by one from now on."""
+        self._on_careful = callback
+
+    @property
+    def silent(self) -> bool:
+        """Whether broadcasts should be left out for now."""
+        return self._unread > SILENT_BYTES
+
+    def look(self) -> None:
+        """Called after output; asks for the figure, and does not wait for it to be careful."""
+        if not self._has_figures:
+            return
+        if self._unconfirmed() > UNCONFIRMED_BYTES:
+            self._be_careful()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    # -- callers -------------------------------------------------------------------------------
+
+    def is_deaf(self, sender: str | None) -> bool:
+        """Whether a caller was found not to read, when it was looked at last."""
+        return sender in self._deaf
+
+    def must_look(self, sender: str, now: float) -> bool:
+        """Whether a caller has to be looked at before it is answered."""
+        return self.careful and self._hearing.get(sender, 0.0) < now
+
+    async def look_at(self, sender: str) -> bool:
+        """Whether a caller reads what it is sent."""
+        unread = await self._figure(sender, "OutgoingBytes")
+        if unread > DEAF_BYTES:
+            if sender not in self._deaf:
+                log.warning("%s leaves %d bytes unread; it is not answered", sender, unread)
+            self._deaf.add(sender)
+            self._hearing.pop(sender, None)
+            return False
+        self._deaf.discard(sender)
+        if len(self._hearing) >= MAX_LOOKS:
+            self._hearing.clear()
+        self._hearing[sender] = time.monotonic() + LOOK_SECONDS
+        return True
+
+    # -- figures -------------------------------------------------------------------------------
+
+    def _output(self) -> int:
+        return self._connection.bytes_out + self._connection.queued
+
+    def _unconfirmed(self) -> int:
+        return self._output() - self._confirmed
+
+    def _be_careful(self) -> None:
+        self._hearing.clear()
+        if not self.careful:
+            self.careful = True
+            self._on_careful()
+
+    async def _watch(self) -> None:
+        try:
+            await self._update()
+            while self.careful:
+                await asyncio.sleep(LOOK_SECONDS)
+                await self._update()
+        finally:
+            self._task = None
+
+    async def _update(self) -> None:
+        """The bus answers in order, so the figure covers all that was queued before."""
+        output = self._output()
+        self._unread = await self._figure(self._connection.unique_name, "IncomingBytes")
+        self._confirmed = output
+        if self._unread > CAREFUL_BYTES or self._unconfirmed() > UNCONFIRMED_BYTES:
+            self._be_careful()
+        else:
+            self.careful = False
+            self._deaf.clear()
+
+    async def _figure(self, name: str, figure: str) -> int:
+        """One figure on one connection; 0 for one that is gone, or where there are none."""
+        try:
+            frame = await self._connection.call(
+                BUS, BUS_PATH, STATS, "GetConnectionStats", "s", (name,)
+            )
+            return int(frame.values()[0][figure].value)
+        except (BusworkError, ValueError, LookupError) as error:
+            if name == self._connection.unique_name:
+                self._has_figures = False
+                log.debug("this bus has no figures on what lies unread: %s", error)
+            return 0

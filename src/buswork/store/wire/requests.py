@@ -1,0 +1,307 @@
+"""The bytes on mapipcd's two sockets: what clients ask, and what they are answered.
+
+    mapipc_set    {"key": "foo", "value": "bar"}    echoed unchanged; value null or absent: gone
+    mapipc_get    foo                               {\\n    "value": "bar"\\n}\\n
+
+The original is lenient, and so is this: any whitespace, order and further members, a byte order
+mark, of duplicate members the last. A request ends where its JSON does; there is no other end.
+Where the original reads numbers as doubles, so does this: what is stored comes back in the same
+digits. It differs where the original takes what is no JSON number: "1." and "-.5" are malformed.
+"""
+
+import json
+import re
+from itertools import accumulate
+from json.encoder import encode_basestring
+from typing import Any, NamedTuple, NoReturn
+
+from buswork.store.wire.values import Json
+
+# What the original takes in one message. More is taken as well, but only as a flat object:
+# a large value is text, and a bomb of small ones would cost hundreds of times its size.
+MAX_NESTED_BYTES = 212_000
+# Members of a flat object that is larger than that.
+MAX_FLAT_MEMBERS = 16
+# Of values that are no text; the original has 1,024. Python's recursion limit is not far above.
+MAX_DEPTH = 512
+# The most that an unmodified client reads in one piece. An indented answer that would be longer
+# (depth times length) is sent in compact form, which those clients read as well.
+MAX_INDENTED_BYTES = 200_000
+
+NULL_REPLY = b'{\n    "value": null\n}\n'
+
+_BOM = b"\xef\xbb\xbf"
+_BLANKS = b" \t\r\n"
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_FLAT = re.compile(
+    rf'\s*+\{{\s*+(?:{_STRING}\s*+:\s*+(?:{_STRING}|[^\s"{{}}\[\],:]++)\s*+(?:,\s*+|(?=\}})))'
+    rf"{{1,{MAX_FLAT_MEMBERS}}}\}}\s*+".encode(),
+    re.DOTALL,
+)
+_TOKEN = re.compile(rf'{_STRING}|[\[\]{{}},:]|[^\[\]{{}},:"]++', re.DOTALL)
+_STRINGS = re.compile(_STRING, re.DOTALL)
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrtu]|(.))', re.DOTALL)
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_NEWLINE = "\n"
+_INDENT = "    "
+_AFTER = {"[": "\n", "{": "\n", ",": "\n", ":": " "}
+_INFINITY = float("inf")
+_DEPTH = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+class Malformed(ValueError):
+    """What came is no request; the text says why."""
+
+
+class SetRequest(NamedTuple):
+    key: str  # empty when there is none, or none that is a string
+    value: bytes | None  # None: the key is to go
+    complaint: str = ""  # what the client should have done better
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def _number(text: str) -> int | float:
+    """A double; as an int where the original writes it without point and exponent."""
+    number = float(text)
+    if number in (_INFINITY, -_INFINITY) or (not number and _mantissa(text).strip("-0.")):
+        raise ValueError("a number is out of range")
+    if not number.is_integer():
+        return number
+    digits, _, exponent = repr(number).partition("e+")
+    if not exponent:
+        return int(number)
+    whole, _, fraction = digits.partition(".")
+    # Above 64 bits it takes the form that is shorter, and counts four places for the exponent.
+    if abs(number) >= 2**64 and int(exponent) > len(whole.lstrip("-") + fraction) + 4:
+        return number
+    return int(whole + fraction.ljust(int(exponent), "0"))
+
+
+def _mantissa(text: str) -> str:
+    return text.lower().partition("e")[0]
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+# strict=False: the original takes control characters inside of strings.
+_decode = json.JSONDecoder(
+    parse_int=_number, parse_float=_number, parse_constant=_refuse, strict=False
+).decode
+_encode = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")
+).encode
+
+
+def parse_set(data: bytes) -> SetRequest:
+    """What a complete set request says."""
+    if len(data) > MAX_NESTED_BYTES and not _FLAT.fullmatch(data.removeprefix(_BOM)):
+        raise Malformed(f"a request above {MAX_NESTED_BYTES} bytes is one flat object")
+    try:
+        members = _members((data[3:] if data[:3] == _BOM else data).decode())
+        if type(members) is not dict:
+            raise Malformed("a set request is a JSON object")
+        key, value = members.get("key"), members.get("value")
+        if type(key) is not str:
+            complaint = "the key is no string" if "key" in members else "there is no key"
+            return SetRequest("", _stored(value), complaint)
+        if value is None and "value" not in members:
+            return SetRequest(key, None, "there is no value, so the key goes")
+        return SetRequest(key, _stored(value))
+    except RecursionError:
+        raise Malformed("the JSON is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise Malformed("the request is not UTF-8") from None
+    except Malformed:
+        raise
+    except ValueError as error:
+        raise Malformed(f"malformed JSON: {error}") from None
+
+
+def _members(text: str) -> Any:
+    try:
+        return _decode(text)
+    except ValueError:
+        # To the original, a backslash before any other character says nothing.
+        mended = _ESCAPE.sub(lambda match: match[1] or match[0], text)
+        if mended == text:
+            raise
+        return _decode(mended)
+
+
+def _stored(value: Any) -> bytes | None:
+    if type(value) is str:
+        try:
+            text = value.encode()
+        except UnicodeEncodeError:
+            return Json(_escape_halves(encode_basestring(value)))
+        if not text or 0 in text:
+            return Json(encode_basestring(value).encode())
+        return text
+    return None if value is None else _compact(value)
+
+
+def _compact(value: Any) -> Json:
+    text = _encode(value)
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise Malformed(f"a value has {MAX_DEPTH} levels at the most")
+    try:
+        return Json(text.encode())
+    except UnicodeEncodeError:
+        return Json(_escape_halves(text))
+
+
+def _escape_halves(text: str) -> bytes:
+    """Halves of characters (lone surrogates), which UTF-8 can't carry, as JSON's escapes."""
+    return _HALF_CHARACTER.sub(lambda half: f"\\u{ord(half[0]):04x}", text).encode()
+
+
+def _depth(text: str) -> int:
+    return max(accumulate(_DEPTH.get(char, 0) for char in _STRINGS.sub("", text)))
+
+
+def parse_get(data: bytes, max_bytes: int) -> str:
+    """The key that a get request names: all of it, up to a NUL."""
+    key = data.partition(b"\0")[0] if 0 in data else data
+    if not key:
+        raise Malformed("the key is empty")
+    if len(key) > max_bytes:
+        raise Malformed(f"the key has more than {max_bytes} bytes")
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise Malformed("the key is not UTF-8") from None
+
+
+class Assembly:
+    """Puts a set request together that came in pieces; each byte is looked at once.
+
+    Complete is where the braces balance. Whether that is JSON only the parser knows.
+    """
+
+    # What may stand between the brackets, and in a string up to its end or its next escape.
+    _OUTSIDE = re.compile(rb'[^"\[\]{}]*+')
+    _INSIDE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._request = bytearray()
+        self._depth = 0
+        self._tokens = 0
+        self._in_string = False
+        self._escaped = False
+        self.complete = False
+
+    def feed(self, piece: bytes) -> None:
+        """Raises Malformed for what no further piece can make a request."""
+        self._request += piece
+        if self.size > self._max_bytes:
+            raise Malformed(f"a request has {self._max_bytes} bytes at the most")
+        if self.complete:
+            self._check_blank(piece)
+        elif not self._depth:
+            self._begin(piece)
+        else:
+            self._scan(piece, 0)
+
+    @property
+    def size(self) -> int:
+        return len(self._request)
+
+    def request(self) -> bytes:
+        return bytes(self._request)
+
+    def _begin(self, piece: bytes) -> None:
+        """Looks for the opening brace, after a byte order mark and blanks."""
+        begin = self._request[:]
+        if begin[:3] == _BOM[: len(begin)]:
+            begin = begin[3:]
+        begin = begin.lstrip(_BLANKS)
+        if not begin:
+            return
+        if begin[:1] != b"{":
+            raise Malformed("a set request is a JSON object")
+        self._scan(piece, len(piece) - len(begin))
+
+    def _scan(self, piece: bytes, at: int) -> None:
+        end = len(piece)
+        if self._escaped and at < end:
+            self._escaped = False
+            at += 1
+        while at < end:
+            at = self._string(piece, at) if self._in_string else self._bracket(piece, at)
+            if self.complete:
+                self._check_blank(piece[at:])
+                return
+
+    def _string(self, piece: bytes, at: int) -> int:
+        """Goes on after the string, or to the end of the piece."""
+        match = self._INSIDE.match(piece, at)
+        at = match.end() if match else at
+        if at == len(piece):
+            return at
+        if piece[at : at + 1] == b"\\":  # the piece ends here, what it escapes is yet to come
+            self._escaped = True
+        else:
+            self._in_string = False
+        return at + 1
+
+    def _bracket(self, piece: bytes, at: int) -> int:
+        """Goes on after the next bracket or quote."""
+        match = self._OUTSIDE.match(piece, at)
+        at = match.end() if match else at
+        mark = piece[at : at + 1]
+        if mark == b'"':
+            self._in_string = True
+        elif mark:
+            self._depth += 1 if mark in b"[{" else -1
+            self.complete = self._depth == 0
+        self._tokens += 1
+        if self._tokens > MAX_NESTED_BYTES:
+            raise Malformed("the JSON has too many parts")
+        return at + 1
+
+    def _check_blank(self, rest: bytes) -> None:
+        if rest.strip(_BLANKS):
+            raise Malformed("something follows the JSON object")
+
+
+# -- replies -----------------------------------------------------------------------------------
+
+
+def value_reply(value: bytes) -> bytes:
+    """The answer to a get; an empty value is one that is not set."""
+    if not value:
+        return NULL_REPLY
+    if type(value) is Json:
+        return b'{\n    "value": %b\n}\n' % (value if value.is_string else _indented(value))
+    return b'{\n    "value": %b\n}\n' % encode_basestring(value.decode()).encode()
+
+
+def error_reply(name: str, text: str) -> bytes:
+    """The answer without a value, at which an unmodified client ends with status 1."""
+    members = f'"error": {encode_basestring(name)},\n    "message": {encode_basestring(text)}'
+    return f"{{\n    {members}\n}}\n".encode(errors="replace")
+
+
+def _indented(value: Json) -> bytes:
+    """JSON in the original's layout, if that is not too long."""
+    pieces: list[str] = []
+    size, depth, at_line_start = 0, 1, False
+    for match in _TOKEN.finditer(value.decode()):
+        token = match[0]
+        if token in "]}":
+            depth -= 1
+            piece = f"{'' if at_line_start else _NEWLINE}{_INDENT * depth}{token}"
+        else:
+            piece = f"{_INDENT * depth if at_line_start else ''}{token}{_AFTER.get(token, '')}"
+            depth += token in "[{"
+        at_line_start = token in "[{,"
+        size += len(piece)
+        if size > MAX_INDENTED_BYTES:
+            return value
+        pieces.append(piece)
+    return "".join(pieces).encode()

@@ -1,0 +1,179 @@
+import pytest
+from support import reference
+from support.fakebus import DRIVER, ERROR
+from support.toyface import ALICE, ALICE_UID, OTHER, ROOT, TOY, OtherFace, ToyFace
+
+from buswork.bus import export, transport
+from buswork.bus.codec import CodecError
+from buswork.bus.contract import ContractError
+from buswork.bus.library import variant
+
+MANAGER = DRIVER + ".ObjectManager"
+PROPERTIES = DRIVER + ".Properties"
+
+
+async def signals(bus, member):
+    await bus.settle()
+    return bus.signals(member)
+
+
+def header(message):
+    return message.fields[reference.PATH], message.fields[reference.INTERFACE]
+
+
+async def test_a_signal_goes_to_all_or_to_one(bus, stack, toy):
+    stack.edge.emit(ROOT, TOY, "Moved", "a", 1)
+    stack.edge.emit(ROOT, TOY, "Moved", "b", 2, to=ALICE)
+    stack.edge.emit(ROOT, TOY, "Moved", "c", 3)
+    moved = await signals(bus, "Moved")
+    assert [message.values for message in moved] == [["a", 1], ["b", 2], ["c", 3]]
+    assert [message.fields.get(reference.DESTINATION) for message in moved] == [None, ALICE, None]
+    assert {header(message) for message in moved} == {(ROOT, TOY)}
+    assert stack.edge.signals == 3
+
+
+async def test_19_unicast_signals_are_not_kept_as_templates(bus, stack, toy):
+    for number in range(20):
+        stack.edge.emit(ROOT, TOY, "Moved", "a", 1, to=f":1.{number}")
+    assert stack.edge._templates == {}
+
+
+async def test_templates_are_bounded(bus, stack, monkeypatch):
+    monkeypatch.setattr(export, "MAX_TEMPLATES", 3)
+    for number in range(10):
+        stack.toy(f"{ROOT}/{number}")
+        stack.edge.emit(f"{ROOT}/{number}", TOY, "Moved", "a", number)
+        assert len(stack.edge._templates) <= 3
+    assert len(await signals(bus, "Moved")) == 10
+
+
+@pytest.mark.parametrize("values", [("a\0b", 1), ("a", -1), ("a",), ("a", 1, 2), (5, 5)])
+async def test_26_a_bad_signal_never_leaves(bus, stack, toy, values):
+    with pytest.raises(CodecError):
+        stack.edge.emit(ROOT, TOY, "Moved", *values)
+    assert await signals(bus, "Moved") == []
+    assert stack.connection.is_open
+
+
+async def test_32_signals_are_dropped_when_the_bus_carries_nothing_off(
+    bus, stack, toy, monkeypatch
+):
+    monkeypatch.setattr(transport, "QUEUE_MAX", 100_000)
+    bus.stop_listening()
+    for number in range(100):
+        stack.edge.emit(ROOT, TOY, "Moved", "x" * 10_000, number)
+    assert stack.edge.dropped_signals > 80
+    assert stack.edge.signals + stack.edge.dropped_signals == 100
+    bus.listen()
+    assert [message.values[1] for message in await signals(bus, "Moved")] == list(
+        range(stack.edge.signals)
+    )
+
+
+# Object manager
+
+
+async def test_a_new_object_is_announced_from_its_managers_path(bus, stack):
+    stack.toy(ROOT, manager=True)
+    await bus.settle()
+    assert bus.signals("InterfacesAdded") == []
+    toy = stack.toy(f"{ROOT}/a", OtherFace())
+    (added,) = await signals(bus, "InterfacesAdded")
+    assert header(added) == (ROOT, MANAGER)
+    path, interfaces = added.values
+    assert path == f"{ROOT}/a"
+    assert interfaces == {
+        TOY: {
+            "Public": variant("s", toy.public),
+            "Constant": variant("u", 5),
+            "Silent": variant("u", 6),
+            "Large": variant("s", toy.large),
+            "Dial": variant("u", 1),
+        },
+        OTHER: {"Mood": variant("s", "good")},
+    }
+
+
+async def test_an_object_that_goes_is_announced_from_its_managers_path(bus, stack):
+    stack.toy(ROOT, manager=True)
+    stack.toy(f"{ROOT}/a", OtherFace())
+    stack.edge.unexport(f"{ROOT}/a")
+    stack.edge.unexport(ROOT)
+    (removed,) = await signals(bus, "InterfacesRemoved")
+    assert header(removed) == (ROOT, MANAGER)
+    assert removed.values == [f"{ROOT}/a", [TOY, OTHER]]
+
+
+async def test_the_nearest_manager_speaks(bus, stack):
+    stack.toy(ROOT, manager=True)
+    stack.toy(f"{ROOT}/a/b", manager=True)
+    stack.toy(f"{ROOT}/a/b/c")
+    stack.toy("/elsewhere")
+    added = await signals(bus, "InterfacesAdded")
+    assert [(message.fields[1], message.values[0]) for message in added] == [
+        (ROOT, f"{ROOT}/a/b"),
+        (f"{ROOT}/a/b", f"{ROOT}/a/b/c"),
+    ]
+
+
+# Properties changed
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "invalidated"),
+    [
+        (["Public"], {"Public": variant("s", "open")}, []),
+        (["Secret"], {}, ["Secret"]),
+        (["Theirs"], {}, ["Theirs"]),
+        (["Large"], {}, ["Large"]),
+        (["Public", "Secret", "Constant"], {"Public": variant("s", "open")}, ["Secret"]),
+    ],
+)
+async def test_19_values_are_broadcast_only_where_everybody_may_read_them(
+    bus, stack, toy, names, values, invalidated
+):
+    stack.edge.changed(ROOT, TOY, *names)
+    (changed,) = await signals(bus, "PropertiesChanged")
+    assert header(changed) == (ROOT, PROPERTIES)
+    assert changed.values == [TOY, values, invalidated]
+    assert b"hush" not in changed.body
+
+
+@pytest.mark.parametrize("names", [["Constant"], ["Silent"], ["Knob"], []])
+async def test_what_tells_nothing_is_not_told(bus, stack, toy, names):
+    stack.edge.changed(ROOT, TOY, *names)
+    assert await signals(bus, "PropertiesChanged") == []
+
+
+async def test_a_change_of_what_is_not_there_is_no_signal(bus, stack, toy):
+    stack.edge.unexport(ROOT)
+    stack.edge.changed(ROOT, TOY, "Public")
+    assert await signals(bus, "PropertiesChanged") == []
+
+
+# Exporting
+
+
+async def test_a_path_is_exported_once(stack, toy):
+    with pytest.raises(ContractError):
+        stack.toy(ROOT)
+
+
+async def test_09_a_face_that_lacks_a_member_is_refused_and_not_half_there(stack):
+    class Lame(ToyFace):
+        echo = None
+
+    with pytest.raises(ContractError, match="Echo"):
+        stack.edge.export(ROOT, Lame(), wing=ROOT)
+    answer = await stack.call(ALICE, "Echo", "s", "x")
+    assert answer.error == ERROR + "UnknownObject"
+
+
+async def test_drain_waits_for_calls_and_for_the_bus(bus, stack, toy):
+    call = bus.call(ALICE, ROOT, TOY, "Wait", "s", ["gate"])
+    await bus.settle()
+    toy.gate("gate").set_result("x" * 1_000_000)
+    await stack.edge.drain(60)
+    assert stack.connection._queued == 0
+    assert len((await bus.answer_to(call)).values[0]) == 1_000_000
+    assert stack.authority.quotas.used(ALICE_UID, "calls") == 0

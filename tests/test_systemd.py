@@ -1,0 +1,65 @@
+import os
+import socket
+
+import pytest
+
+from buswork import systemd
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch):
+    """The socket of a service manager."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield sock
+
+
+def test_what_is_said_is_one_datagram(manager):
+    assert systemd.notify("READY=1", "STATUS=serving")
+    assert manager.recv(1000) == b"READY=1\nSTATUS=serving"
+    with pytest.raises(BlockingIOError):
+        manager.recv(1000)
+
+
+def test_an_abstract_socket_will_do(monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        name = f"buswork-test-{os.getpid()}"
+        sock.bind("\0" + name)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
+        assert systemd.notify("WATCHDOG=1")
+        assert sock.recv(1000) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize("name", ["", "/nonexistent/socket", "@buswork-test-nobody"])
+def test_nobody_need_be_there(monkeypatch, name):
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    assert not systemd.notify("READY=1")
+
+
+def test_no_manager_at_all(monkeypatch):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not systemd.notify("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "seconds"),
+    [
+        ("30000000", None, 30.0),
+        ("500000", "own", 0.5),
+        ("30000000", "1", None),
+        (None, None, None),
+        ("", None, None),
+        ("soon", None, None),
+        ("-5", None, None),
+    ],
+)
+def test_how_often_the_manager_wants_to_hear_of_us(monkeypatch, usec, pid, seconds):
+    values = {"WATCHDOG_USEC": usec, "WATCHDOG_PID": str(os.getpid()) if pid == "own" else pid}
+    for name, value in values.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert systemd.watchdog_seconds() == seconds
