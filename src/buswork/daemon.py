@@ -12,9 +12,10 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,8 +117,18 @@ class LogControlFace(Face):
 class Daemon:
     """One life of the daemon, from the connection to the last reply."""
 
-    def __init__(self, connection: Connection, limits: Limits, log_target: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        limits: Limits,
+        log_target: str,
+        *,
+        passed: Mapping[str, Sequence[int]] | None = None,
+        socket_dirs: Sequence[Path] = (),
+    ) -> None:
         self.connection = connection
+        self.passed = passed or {}
+        self.socket_dirs = socket_dirs
         self.limits = limits
         self.states: dict[str, tuple[str, str]] = dict.fromkeys(MAKERS, ("off", ""))
         self.callers = Callers(connection)
@@ -200,6 +211,11 @@ class Daemon:
             log.critical("the bus is gone: %s", closed.result())
             self._stop(1)
 
+    def sockets(self, name: str) -> list[socket.socket]:
+        """The listening sockets that the service manager passed under this name."""
+        found = (_listener(fd) for fd in self.passed.get(name, ()))
+        return [sock for sock in found if sock is not None]
+
     # -- facts ---------------------------------------------------------------------------------
 
     def statistics(self) -> dict[str, int]:
@@ -215,6 +231,19 @@ class Daemon:
             "resident_bytes": _resident_bytes(),
             "uptime_us": int((time.monotonic() - self._started_at) * 1_000_000),
         }
+
+
+def _listener(fd: int) -> socket.socket | None:
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        log.error("a descriptor that was passed is no socket: %s", error)
+        return None
+    if sock.family == socket.AF_UNIX and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return sock
+    log.error("a descriptor that was passed is no listening unix socket")
+    sock.close()
+    return None
 
 
 @contextlib.contextmanager
@@ -244,7 +273,13 @@ def _resident_bytes() -> int:
 
 
 MAKERS: dict[str, Callable[[Daemon], Wing]] = {
-    "store": lambda daemon: StoreWing(daemon.edge, daemon.authority, daemon.holdings),
+    "store": lambda daemon: StoreWing(
+        daemon.edge,
+        daemon.authority,
+        daemon.holdings,
+        sockets=daemon.sockets("store"),
+        socket_dirs=daemon.socket_dirs,
+    ),
 }
 
 
@@ -255,7 +290,13 @@ async def _serve(options: argparse.Namespace, log_target: str) -> int:
     except (OSError, BusworkError, TimeoutError) as error:
         log.critical("no connection to the bus %s: %s", options.bus, error)
         return 1
-    daemon = Daemon(connection, options.limits, log_target)
+    daemon = Daemon(
+        connection,
+        options.limits,
+        log_target,
+        passed=systemd.take_listen_fds(),
+        socket_dirs=_socket_dirs(options),
+    )
     try:
         await daemon.start(makers)
     except BusworkError as error:
@@ -268,6 +309,15 @@ async def _serve(options: argparse.Namespace, log_target: str) -> int:
     status = await daemon.run()
     log.info("goodbye")
     return status
+
+
+def _socket_dirs(options: argparse.Namespace) -> list[Path]:
+    """Where to make native sockets; under systemd, whose units make them, nowhere."""
+    named = options.socket_dir
+    if named is None:
+        named = [Path(word) for word in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if word]
+    tmp = [Path(os.environ.get("TMPDIR") or "/tmp")] if options.tmp_sockets else []
+    return list(dict.fromkeys((*named, *tmp)))
 
 
 def _wing_names(text: str) -> list[str]:
@@ -329,6 +379,20 @@ def make_parser() -> argparse.ArgumentParser:
         default=Limits(),
         metavar="NAME=NUMBER",
         help="lift a quota per uid, for benches; may be repeated",
+    )
+    parser.add_argument(
+        "--socket-dir",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help="make mapipc_set and mapipc_get in this directory; may be repeated "
+        "(default: $RUNTIME_DIRECTORY if set; else none, systemd makes them)",
+    )
+    parser.add_argument(
+        "--tmp-sockets",
+        action="store_true",
+        help="make them in $TMPDIR or /tmp too, where the original mapipc looks; anybody can take "
+        "these names while the daemon is not running",
     )
     parser.add_argument("--version", action="version", version=f"busworkd {__version__}")
     return parser

@@ -17,7 +17,6 @@ from buswork.bus.contract import (
     snake_case,
     xml_folder,
 )
-from buswork.bus.objects import INTROSPECTABLE, OBJECT_MANAGER, PEER, PROPERTIES
 
 SHIPPED = sorted(path.stem for path in xml_folder().glob("*.xml"))
 EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
@@ -190,10 +189,3 @@ def test_introspection_does_not_alter_the_contract():
     for _ in range(3):
         introspection([CONTRACTS[TOY]], ["a"])
     assert ET.tostring(CONTRACTS[TOY].element) == before
-
-
-def test_the_names_of_the_standard_interfaces():
-    assert {PEER, INTROSPECTABLE, PROPERTIES, OBJECT_MANAGER} == {
-        f"org.freedesktop.DBus.{name}"
-        for name in ("Peer", "Introspectable", "Properties", "ObjectManager")
-    }

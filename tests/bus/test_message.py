@@ -32,7 +32,9 @@ from buswork.errors import LimitsExceeded
 ORDERS = ["<", ">"]
 MEMBERS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 INTERFACES = st.lists(MEMBERS, min_size=2, max_size=3).map(".".join)
-SENDERS = st.tuples(st.integers(1, 9), st.integers(0, 9999)).map(lambda pair: ":%d.%d" % pair)
+SENDERS = st.tuples(st.integers(1, 9), st.integers(0, 9999)).map(
+    lambda pair: f":{pair[0]}.{pair[1]}"
+)
 
 
 @st.composite

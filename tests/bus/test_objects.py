@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.toyface import CONTRACTS, OTHER, TOY, OtherFace, ToyFace
+from support.toyface import CONTRACTS, OTHER, OtherFace, ToyFace
 
 from buswork.bus.contract import ContractError
 from buswork.bus.library import is_object_path_valid, variant
@@ -198,7 +198,3 @@ def test_26_every_name_makes_a_valid_path(name):
 @given(st.binary(max_size=4), st.binary(max_size=4))
 def test_21_different_names_make_different_paths(one, other):
     assert (escape_name(one) == escape_name(other)) == (one == other)
-
-
-def test_the_toy_is_a_toy():
-    assert bind(ToyFace()).contract.name == TOY

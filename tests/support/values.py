@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from buswork.bus.library import variant
+from support.reference import split
 
 BASIC = st.sampled_from("ybnqiuxtdsog")
 NAMES = st.from_regex(r"[A-Za-z0-9_]{1,6}", fullmatch=True)
@@ -55,12 +56,6 @@ _VALUES = {
 }
 
 
-def _split(signature):
-    from support.reference import split
-
-    return split(signature)
-
-
 def values_of(type_, depth=3):
     """Values of one complete type, structs as tuples."""
     token = type_[0]
@@ -76,15 +71,15 @@ def values_of(type_, depth=3):
     if type_ == "ay":
         return st.binary(max_size=12)
     if token == "(":
-        return st.tuples(*(values_of(member, depth) for member in _split(type_[1:-1])))
+        return st.tuples(*(values_of(member, depth) for member in split(type_[1:-1])))
     if type_[1] == "{":
-        key, value = _split(type_[2:-1])
+        key, value = split(type_[2:-1])
         return st.dictionaries(values_of(key), values_of(value, depth), max_size=3)
     return st.lists(values_of(type_[1:], depth), max_size=3)
 
 
 def values(signature):
-    return st.tuples(*(values_of(type_) for type_ in _split(signature)))
+    return st.tuples(*(values_of(type_) for type_ in split(signature)))
 
 
 BODIES = signatures().flatmap(lambda signature: st.tuples(st.just(signature), values(signature)))

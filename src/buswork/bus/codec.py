@@ -418,12 +418,6 @@ def _variant_decoder(signature: str, order: str) -> tuple[SignatureType, int, De
     return type_, 1 + _depth(type_), _decoder(type_, order)
 
 
-@functools.lru_cache(maxsize=1024)
-def decoder(signature: str, order: str = "<") -> Decode:
-    """The decoder of a single complete type."""
-    return _decoder(_variant_type(signature), order)
-
-
 def skip(signature: str, data: bytes, position: int, order: str) -> int:
     """Where a value of a single complete type ends, found without reading what is in it."""
     return _skip(_single_type(signature), data, position, order, 0)

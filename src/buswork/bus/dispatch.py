@@ -107,22 +107,50 @@ class _Account:
         return self.spent > SHARE_SECONDS
 
 
+_NOBODY = Call("", -1, -1, "")
+_NO_ACCOUNT = _Account()
+
+
 class _Known:
-    """What is remembered of header fields: how to answer, and until when without asking."""
+    """What is remembered of header fields: what they ask for, and once granted, until when."""
 
-    __slots__ = ("account", "call", "decode", "handler", "lane", "target", "template", "until")
+    __slots__ = (
+        "account",
+        "call",
+        "decode",
+        "handler",
+        "header",
+        "lane",
+        "may_be_granted",
+        "route",
+        "sender",
+        "target",
+        "template",
+        "until",
+    )
 
-    def __init__(
-        self, route: Route, call: Call, template: ReplyTemplate, account: _Account
-    ) -> None:
-        self.account = account
-        self.handler = route.handler
+    def __init__(self, header: Header, sender: str, route: Route) -> None:
+        self.header = header
+        self.sender = sender
+        self.route = route
         self.target = route.target
+        self.handler = route.handler
         self.decode = body_decoder(route.signature_in)
-        self.call = call
-        self.lane: LaneKey = (call.sender, route.wing)
-        self.template = template
+        self.template = ReplyTemplate(sender, route.signature_out, route.outputs)
+        self.lane: LaneKey = (sender, route.wing)
+        # The action must not depend on the arguments, nor on whose thing it is.
+        self.may_be_granted = (
+            isinstance(route.guard, Guard)
+            and route.guard.action == route.guard.others
+            and not route.in_order
+        )
         self.until = 0.0
+        self.call = _NOBODY
+        self.account = _NO_ACCOUNT
+
+    @property
+    def is_current(self) -> bool:
+        return self.target is None or self.target.alive
 
 
 @dataclass(slots=True)
@@ -130,23 +158,21 @@ class _Request:
     """A call on the long road. Arguments and target are frozen before anybody is asked."""
 
     frame: Frame
-    sender: str
-    fields: bytes
-    route: Route
+    known: _Known
     values: Values
     leases: list[Lease] = field(default_factory=list)
 
     @property
-    def size(self) -> int:
-        return len(self.frame.body) + len(self.fields)
+    def sender(self) -> str:
+        return self.known.sender
 
     @property
-    def lane(self) -> LaneKey:
-        return self.sender, self.route.wing
+    def route(self) -> Route:
+        return self.known.route
 
     @property
     def path(self) -> str:
-        return self.frame.header.path or ""
+        return self.known.header.path or ""
 
     def action(self, uid: int) -> str:
         """The action to ask for: things of other users may have one of their own."""
@@ -235,25 +261,58 @@ class Dispatcher:
     # -- the long road -------------------------------------------------------------------------
 
     def _take_long_road(self, raw: RawFrame, known: _Known | None, now: float) -> _Account | None:
+        kind, flags, serial, order, fields, body = raw
         self.calls += 1
         if known is not None and self._is_full(known.lane):
-            # Before anything is parsed: this must cost less than it costs to send such calls.
-            self._reply_error(known.call.sender, raw[1], raw[2], LimitsExceeded(_LANE_FULL))
+            # The cheapest end of all: a flood must not come in faster than it is refused.
+            self._reply_error(known.sender, flags, serial, LimitsExceeded(_LANE_FULL))
             return known.account
-        frame = self._connection.frame(raw)
+        if known is not None and known.is_current:
+            frame = Frame(kind, flags, serial, order, known.header, body)
+        else:
+            frame = self._connection.frame(raw)
+            known = None
         try:
-            request = self._request(frame, raw[4])
+            request = self._request(frame, known or self._learn(frame, fields))
         except Exception as error:
             close_all(frame.fds)
-            self._reply_error(frame.header.sender, frame.flags, frame.serial, error)
-            return known.account if known is not None else None
-        lane = self._lanes.get(request.lane)
+            self._reply_error(frame.header.sender, flags, serial, error)
+            return self._account(frame.header.sender or "")
+        lane = self._lanes.get(request.known.lane)
         account = self._account(request.sender)
         if lane is None and self._may_go_on(request, account, now):
             self._answer(request)
         else:
             self._wait_in_lane(lane, request)
         return account
+
+    def _learn(self, frame: Frame, fields: bytes) -> _Known:
+        """Finds out what header fields ask for, and remembers it."""
+        header = frame.header
+        if header.sender is None:
+            raise AccessDenied("a call without a sender")
+        route = self._route(header)
+        member, takes = header.member, route.signature_in
+        if header.signature != takes:
+            raise InvalidArgs(f"{member} takes {takes!r}, not {header.signature!r}")
+        if header.unix_fds and "h" not in takes:
+            raise InvalidArgs(f"{member} takes no descriptors")
+        known = _Known(header, header.sender, route)
+        may_be_kept = len(fields) <= MAX_KNOWN_LENGTH and frame.order == "<"
+        if may_be_kept and not header.unix_fds and route.target is not None:
+            if len(self._known) >= MAX_KNOWN_HEADERS:
+                self._known.clear()
+            self._known[fields] = known
+        return known
+
+    def _request(self, frame: Frame, known: _Known) -> _Request:
+        if self._closing:
+            raise Disconnected("the daemon is going down")
+        try:
+            values = frame.values()
+        except CodecError as error:
+            raise InvalidArgs(f"{known.header.member}: {error}") from error
+        return _Request(frame, known, values)
 
     def _may_go_on(self, request: _Request, account: _Account | None, now: float) -> bool:
         """Whether a call that nobody is before may be answered at once."""
@@ -271,31 +330,12 @@ class Dispatcher:
         if account is None:
             if len(self._accounts) >= MAX_ACCOUNTS:
                 self._accounts.clear()
-                self._known.clear()
             account = self._accounts[uid] = _Account()
         return account
 
     def _is_full(self, key: LaneKey) -> bool:
         lane = self._lanes.get(key)
         return lane is not None and len(lane.waiting) >= MAX_LANE
-
-    def _request(self, frame: Frame, fields: bytes) -> _Request:
-        header = frame.header
-        if self._closing:
-            raise Disconnected("the daemon is going down")
-        if header.sender is None:
-            raise AccessDenied("a call without a sender")
-        route = self._route(header)
-        member, takes = header.member, route.signature_in
-        if header.signature != takes:
-            raise InvalidArgs(f"{member} takes {takes!r}, not {header.signature!r}")
-        if frame.fds and "h" not in takes:
-            raise InvalidArgs(f"{member} takes no descriptors")
-        try:
-            values = frame.values()
-        except CodecError as error:
-            raise InvalidArgs(f"{member}: {error}") from error
-        return _Request(frame, header.sender, fields, route, values)
 
     def _route(self, header: Header) -> Route:
         path, member = header.path or "", header.member or ""
@@ -348,45 +388,27 @@ class Dispatcher:
         return self._is_granted(request, uid, action)
 
     def _is_granted(self, request: _Request, uid: int, action: str) -> bool:
-        until = (
-            ALWAYS if action == OPEN_TO_ALL else self._judge.allowed_until(request.sender, action)
-        )
-        if until:
-            self._remember(request, uid, until)
+        is_open = action == OPEN_TO_ALL
+        until = ALWAYS if is_open else self._judge.allowed_until(request.sender, action)
+        known = request.known
+        if until and known.may_be_granted and not self.backlog.careful:
+            # From now on calls with these very header fields take the short road.
+            if known.call.flags != request.frame.flags:
+                known.call = self._call(request, uid)
+            known.account = self._account(request.sender) or _NO_ACCOUNT
+            known.until = until
         return bool(until)
 
-    def _remember(self, request: _Request, uid: int, until: float) -> None:
-        """From now on calls with these very header fields take the short road."""
-        route, frame = request.route, request.frame
-        if (
-            len(request.fields) > MAX_KNOWN_LENGTH
-            or frame.order != "<"
-            or frame.header.unix_fds
-            or route.in_order
-            or self.backlog.careful
-            or not isinstance(route.guard, Guard)
-            or route.guard.action != route.guard.others
-        ):
-            return
-        call = Call(request.sender, uid, frame.flags, request.path)
-        known = self._known.get(request.fields)
-        if known is None or known.call != call or known.target is not route.target:
-            if len(self._known) >= MAX_KNOWN_HEADERS:
-                self._known.clear()
-            account = self._account(request.sender)
-            if account is None:
-                return
-            known = _Known(route, call, _template(request), account)
-            self._known[request.fields] = known
-        known.until = until
+    def _call(self, request: _Request, uid: int) -> Call:
+        return Call(request.sender, uid, request.frame.flags, request.path)
 
     # -- lanes ---------------------------------------------------------------------------------
 
     def _wait_in_lane(self, lane: _Lane | None, request: _Request) -> None:
         if lane is None:
-            lane = self._lanes[request.lane] = _Lane()
+            lane = self._lanes[request.known.lane] = _Lane()
             lane.waiting.append(request)
-            self._start(self._serve_lane(request.lane, lane))
+            self._start(self._serve_lane(request.known.lane, lane))
             return
         try:
             if len(lane.waiting) >= MAX_LANE:
@@ -406,7 +428,7 @@ class Dispatcher:
         if uid is None:
             return
         quotas = self._judge.quotas
-        request.leases.append(quotas.take(uid, "waiting_bytes", request.size))
+        request.leases.append(quotas.take(uid, "waiting_bytes", len(request.frame.body)))
         if lane.prompting:
             request.leases.append(quotas.take(uid, "calls"))
 
@@ -486,8 +508,8 @@ class Dispatcher:
         if uid is None:  # left between two steps
             close_all(frame.fds)
             return None
-        call = Call(request.sender, uid, frame.flags, request.path)
-        template = _template(request)
+        call = self._call(request, uid)
+        template = request.known.template
         try:
             result = request.route.handler(call, *request.values)
             if type(result) is CoroutineType:
@@ -594,8 +616,3 @@ class Dispatcher:
                 task.cancel()
             if unfinished:
                 await asyncio.wait(unfinished)
-
-
-def _template(request: _Request) -> ReplyTemplate:
-    route = request.route
-    return ReplyTemplate(request.sender, route.signature_out, route.outputs)

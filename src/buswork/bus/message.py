@@ -11,15 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from buswork.bus.codec import (
-    Body,
-    CodecError,
-    Reading,
-    body_decoder,
-    body_encoder,
-    decoder,
-    skip,
-)
+from buswork.bus.codec import Body, CodecError, body_decoder, body_encoder, skip
 from buswork.bus.library import (
     is_bus_name_valid,
     is_interface_name_valid,
@@ -102,7 +94,11 @@ class Header:
     unix_fds: int = 0
 
 
-_ATTRIBUTES = {code.value: code.name.lower() for code in FieldCode}
+_NAMES = {code.value: code.name.lower() for code in FieldCode}
+_FIELD_SIGNATURES = {
+    code.name.lower(): b"\1%b\0" % type_.encode() for code, type_ in _FIELD_TYPES.items()
+}
+_U32_OF = {order: struct.Struct(order + "I") for order in "<>"}
 
 
 # (kind, flags, serial, byte order "<" or ">", header fields, body)
@@ -209,27 +205,40 @@ def parse_fields(fields: bytes, order: str = "<") -> Header:
     """The header fields array, given without its length; raises CodecError.
 
     Fields that we do not know are passed over unread, as the specification asks: they may hold
-    whatever a sender likes, and some buses carry them.
+    whatever a sender likes, and some buses carry them. All this is written out instead of
+    decoded as "a(yv)", in a quarter of the time: whoever sends ever new header fields must not
+    keep us busier than himself.
     """
     header = Header()
-    position = 0
+    at, size = 0, len(fields)
+    unpack = _U32_OF[order].unpack_from
     try:
-        while position < len(fields):
-            position += -position & 7
-            end = position + 2 + fields[position + 1]
-            if fields[end]:
-                raise CodecError("a header field whose type has no end")
-            signature = fields[position + 2 : end].decode("ascii")
-            name = _ATTRIBUTES.get(fields[position])
+        while at < size:
+            at += -at & 7
+            name, signature = _NAMES.get(fields[at]), fields[at + 1 : at + 4]
             if name is None:
-                position = skip(signature, fields, end + 1, order)
+                at = skip("v", fields, at + 1, order)
                 continue
-            if signature != _FIELD_TYPES[FieldCode(fields[position])]:
+            at += 4
+            if signature != _FIELD_SIGNATURES[name]:
                 raise CodecError(f"header field {name} of type {signature!r}")
-            value, position = decoder(signature, order)(fields, end + 1, Reading())
-            setattr(header, name, value)
+            if signature == b"\1u\0":
+                setattr(header, name, unpack(fields, at)[0])
+                at += 4
+                continue
+            if signature == b"\1g\0":
+                start, end = at + 1, at + 1 + fields[at]
+            else:
+                start, end = at + 4, at + 4 + unpack(fields, at)[0]
+            if fields.find(0, start) != end:
+                raise CodecError(f"header field {name} with NUL, or without its end")
+            setattr(header, name, fields[start:end].decode())
+            at = end + 1
     except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise CodecError(f"header fields without their end: {error}") from error
+        raise CodecError(f"header fields that end in the middle: {error}") from error
+    if header.path is not None and not is_object_path_valid(header.path):
+        raise CodecError(f"{header.path!r} is no object path")
+    body_decoder(header.signature, order)  # refuses what is no signature
     return header
 
 

@@ -1,15 +1,24 @@
 """Starts and stops the store, and joins its rooms."""
 
 import asyncio
+import logging
+import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from buswork.authority import Authority
 from buswork.bus.export import Edge
 from buswork.bus.ownership import Holdings
+from buswork.errors import BusworkError
 from buswork.store.face import PATH, Hints, StoreFace
 from buswork.store.model import Limits, Store
+from buswork.store.native.places import make_sockets
+from buswork.store.native.sockets import Doors
 from buswork.store.native.streams import WatchStreams
+
+log = logging.getLogger(__name__)
 
 
 def _unix_us() -> int:
@@ -24,6 +33,9 @@ class StoreWing:
     authority: Authority
     holdings: Holdings
     limits: Limits = field(default_factory=Limits)
+    # Where native clients come in: sockets that systemd made, directories where we make some.
+    sockets: Sequence[socket.socket] = ()
+    socket_dirs: Sequence[Path] = ()
 
     async def start(self) -> None:
         self.store = Store(_unix_us, self.limits)
@@ -33,8 +45,21 @@ class StoreWing:
         self._expiry: asyncio.TimerHandle | None = None
         face = StoreFace(self.store, self.streams, self.authority, self.holdings, self._plan_expiry)
         self.edge.export(PATH, face, wing=PATH, manager=True)
+        self._open_doors()
+
+    def _open_doors(self) -> None:
+        self.doors = Doors(self.store, self.authority)
+        self._files = [made for place in self.socket_dirs for made in make_sockets(place)]
+        for listener in (*self.sockets, *(made.listener for made in self._files)):
+            try:
+                self.doors.open(listener)
+            except BusworkError as error:
+                log.error("a socket that was passed is not used: %s", error)
 
     async def stop(self) -> None:
+        for made in self._files:
+            made.remove()
+        self.doors.close()
         if self._expiry is not None:
             self._expiry.cancel()
         self.hints.close()

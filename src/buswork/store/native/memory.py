@@ -219,7 +219,8 @@ class Generation:
         self.slots.release()
         self.words.release()
         self.memory.close()
-        os.close(self._fd)
+        # Where no reader has it, this gives back every page: 10 ms for 64 MiB.
+        threading.Thread(target=os.close, args=[self._fd], name="release").start()
 
 
 class Heap:

@@ -1,0 +1,236 @@
+"""Values out of shared memory: no call, no system call, one or two microseconds.
+
+    reader = Reader(descriptor)          # of OpenReader
+    reader.get("greeting")               # b"hello", or None
+
+The layout is store.wire.memory's. Nothing in the memory is trusted: whatever it holds, `get` ends
+soon, with the value, None or one of the errors here. Threads may share a reader.
+"""
+
+import fcntl
+import mmap
+import os
+import platform
+import struct
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+from zlib import adler32, crc32
+
+from buswork.errors import BusworkError, InvalidArgs
+from buswork.store.wire.memory import (
+    BLOCK_BYTES,
+    BLOCK_MASK,
+    ELSEWHERE,
+    HEADER_BYTES,
+    LIVE,
+    OUTSIDE_AT,
+    RECORD_BYTES,
+    RETIRED,
+    SEQUENCE_AT,
+    STATE_AT,
+    BadLayout,
+    Record,
+    decode_header,
+    decode_record,
+    tag_of,
+)
+
+# One try takes a microsecond, and the writer several for a change: who fails so often is stopped
+# and started all the time, or looks at a spoilt memory.
+TRIES = 64
+
+# Elsewhere a load may overtake an earlier one, and takes a lock to be kept from it.
+STRONGLY_ORDERED = platform.machine() in ("x86_64", "i686", "i386", "s390x")
+
+_STATE = STATE_AT // 8
+_OUTSIDE = OUTSIDE_AT // 8
+_SEQUENCE = SEQUENCE_AT // 8
+_LOCK = struct.Struct("hhqqi4x")  # struct flock
+_head = struct.Struct("=QQIHH").unpack_from
+
+
+class TooLarge(BusworkError):
+    """The key is set, but its value is not in the memory: use the store's `get`."""
+
+    name = "org.mapipc.Error.TooLarge"
+
+
+class Reopen(BusworkError):
+    """The memory has moved: ask for a reader again."""
+
+    name = "org.mapipc.Error.Reopen"
+
+
+class Closed(Reopen):
+    """The daemon ended, and the values with it; a new one may be there."""
+
+    name = "org.mapipc.Error.Closed"
+
+
+class Again(BusworkError):
+    """The value kept changing while it was read, or the memory is spoilt."""
+
+    name = "org.mapipc.Error.Again"
+
+
+class Reader:
+    """One generation of the memory. The descriptor is the reader's from now on."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        try:
+            size = _sealed_size(fd)
+            self._memory = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+            self.layout = decode_header(self._memory[:HEADER_BYTES], size)
+        except (OSError, BadLayout) as error:
+            self._fd = -1
+            os.close(fd)
+            raise InvalidArgs(f"this is no memory of a store: {error}") from error
+        self._words = memoryview(self._memory).cast("Q")
+        table = self.layout.table_offset // 8
+        self._slots = self._words[table : table + self.layout.slots]
+        self._mask = self.layout.slots - 1
+        self._shift = self.layout.shift
+        self._heap = self.layout.heap_offset
+        self._blocks = self.layout.blocks
+        self._max_value = self.layout.max_value
+
+    def get(self, key: str) -> bytes | None:
+        """The value, None when the key is not set; TooLarge, Reopen, Closed, Again."""
+        # What lookup does, as long as all is as it mostly is: it takes half of the time.
+        name = key.encode()
+        tag = crc32(name)
+        slots, memory = self._slots, self._memory
+        word = slots[slot := tag >> self._shift]
+        block = word & BLOCK_MASK
+        if word >> 32 == tag and ELSEWHERE < block < self._blocks and self._words[_STATE] == LIVE:
+            at = self._heap + (block << 6)
+            check, _, value_bytes, key_bytes, _ = _head(memory, at)
+            end = at + RECORD_BYTES + value_bytes
+            if value_bytes <= self._max_value and key_bytes == len(name):
+                body = memory[at + 8 : end]
+                same = memory[end : end + key_bytes] == name
+                if not STRONGLY_ORDERED:
+                    _fence()
+                whole = check == crc32(body, tag) | adler32(body) << 32
+                if same and whole and slots[slot] == word:
+                    return body[16:]
+        record = self.lookup(key)
+        return None if record is None else record[0]
+
+    def lookup(self, key: str) -> tuple[bytes, int] | None:
+        """The value and the revision of the key's last change."""
+        name = key.encode()
+        tag = crc32(name)
+        words, slots, mask = self._words, self._slots, self._mask
+        for _ in range(TRIES):
+            if words[_STATE] != LIVE:
+                self._say_why()
+            at = tag >> self._shift
+            for _ in range(self.layout.max_probes):
+                word = slots[at]
+                if not word:
+                    return self._check_miss(key)
+                if word >> 32 == tag and (block := word & BLOCK_MASK):
+                    if block == ELSEWHERE:
+                        raise TooLarge(f"the value of {key!r} is not in the memory: fetch it")
+                    found = self._record(block, name, tag)
+                    if found is _TORN or slots[at] != word:
+                        break
+                    if found is not None:
+                        return found
+                at = (at + 1) & mask
+            else:
+                return self._check_miss(key)
+        raise Again(f"the value of {key!r} kept changing while it was read")
+
+    def _record(self, block: int, name: bytes, tag: int) -> tuple[bytes, int] | None:
+        """What the record here says of the key; None when it is another key's."""
+        memory = self._memory
+        if block >= self._blocks:
+            return _TORN
+        at = self._heap + block * BLOCK_BYTES
+        check, revision, value_bytes, key_bytes, _ = _head(memory, at)
+        end = at + RECORD_BYTES + value_bytes
+        if value_bytes > self._max_value or end + key_bytes > self.layout.size:
+            return _TORN
+        if (theirs := memory[end : end + key_bytes]) != name:
+            return None if tag_of(theirs) == tag else _TORN
+        body = memory[at + 8 : end]
+        if not STRONGLY_ORDERED:
+            _fence()
+        if check != crc32(body, tag) | adler32(body) << 32:
+            return _TORN
+        return body[16:], revision
+
+    def _check_miss(self, key: str) -> tuple[bytes, int] | None:
+        if self._words[_OUTSIDE]:
+            raise TooLarge(f"the memory has not room for every key; fetch {key!r}")
+        return None
+
+    def _say_why(self) -> None:
+        if self._words[_STATE] == RETIRED:
+            raise Reopen("the memory has moved: ask for a reader again")
+        raise Closed("the daemon ended, and the values with it")
+
+    @property
+    def sequence(self) -> int:
+        """The revision of the last change that the memory has."""
+        return self._words[_SEQUENCE]
+
+    @property
+    def alive(self) -> bool:
+        """Whether the daemon that writes still runs. This one is a system call."""
+        question = _LOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, question)
+        return bool(_LOCK.unpack(answer)[0] == fcntl.F_WRLCK)
+
+    def records(self) -> Iterator[Record]:
+        """Everything that is here, as far as it does not change meanwhile."""
+        with memoryview(self._memory) as memory:
+            for word in self._slots:
+                record = decode_record(memory, self.layout, word & BLOCK_MASK)
+                if record is not None and tag_of(record.key.encode()) == word >> 32:
+                    yield record
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._slots.release()
+            self._words.release()
+            self._memory.close()
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+_TORN = (b"", -1)
+
+
+def _sealed_size(fd: int) -> int:
+    """The size, which nobody can lessen any more: a shorter memory would end this process."""
+    if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+        raise BadLayout("it is not sealed")
+    size = os.fstat(fd).st_size
+    if size < HEADER_BYTES or size % 8:
+        raise BadLayout("it is too short")
+    return size
+
+
+def _fence() -> None:
+    """What was read before is older than what will be: a release, then an acquire, see to it."""
+    lock = threading.Lock()
+    lock.acquire()
+    lock.release()
+    lock.acquire()
