@@ -380,7 +380,8 @@ async def test_39_prompts_have_four_places_for_each_uid(bus, authority, polkit):
     tasks = [begin(authority, name, interactive=True) for name in names[:4]]
     await bus.asked("CheckAuthorization", 8)
     with pytest.raises(Busy, match=ACTION):
-        await require(authority, names[4], interactive=True)
+        async with asyncio.timeout(10):  # one prompt more would hang for ever
+            await require(authority, names[4], interactive=True)
     other = begin(authority, BOB, UID + 1, interactive=True)
     question = await bus.asked("CheckAuthorization", 11)
     polkit.decide(question, "yes")

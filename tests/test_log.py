@@ -138,6 +138,11 @@ def test_a_line_has_its_priority(console, logger):
     assert console.getvalue() == "<7>d\n<6>i 5\n<5>n uid=7\n<4>w\n<3>e\n<2>c\n"
 
 
+def test_20_what_a_message_quotes_is_escaped(console, logger):
+    logger.info("no level %s", "\x1b[2J\n<0>kernel: spoofed")
+    assert console.getvalue() == "<6>no level \\x1b[2J\\n<0>kernel: spoofed\n"
+
+
 def test_on_a_terminal_there_is_none(monkeypatch, logger):
     stream = io.StringIO()
     stream.isatty = lambda: True

@@ -21,13 +21,14 @@ from typing import Any, Protocol
 
 from buswork import __version__, systemd
 from buswork.authority import Authority, Limits
+from buswork.bus.address import bus_address
 from buswork.bus.caller import Call, Callers, NameTracker
 from buswork.bus.export import Edge
 from buswork.bus.library import Variant, variant
 from buswork.bus.message import Frame
 from buswork.bus.objects import Face
 from buswork.bus.ownership import Holdings
-from buswork.bus.transport import BUS, Connection, bus_address
+from buswork.bus.transport import BUS, Connection
 from buswork.errors import BusworkError, InvalidArgs
 from buswork.log import CONFIGURED, IDENTIFIER, LEVELS, event, level_name, set_up
 from buswork.store.wing import StoreWing
@@ -143,6 +144,7 @@ class Daemon:
 
     async def start(self, makers: dict[str, Callable[["Daemon"], Wing]]) -> None:
         """Everything is exported before the name is ours: no half-started object answers."""
+        self._handle_signals()
         await self.authority.start()
         self.edge.export(DAEMON_PATH, DaemonFace(self), wing=DAEMON_PATH)
         log_control = LogControlFace(self._log_target)
@@ -178,22 +180,24 @@ class Daemon:
             (sleeping,) = frame.values()
             log.info("the machine goes to sleep" if sleeping else "the machine woke up")
 
-    # -- the end -------------------------------------------------------------------------------
-
-    async def run(self) -> int:
-        """Serves until told to stop; returns the exit status."""
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, 0)
         loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: there is nothing to reload")
-        with _watchdog(loop):
+
+    # -- the end -------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serves until told to stop; returns the exit status."""
+        with _watchdog(asyncio.get_running_loop()):
             status = await self._end
         systemd.notify("STOPPING=1", "STATUS=going down")
         # Without a bus there is nobody to answer.
         await self.edge.drain(DRAIN_SECONDS if self.connection.is_open else 0.0)
         for _, wing in reversed(self._wings):
             await wing.stop()
-        await self.connection.drain()
+        await self.connection.writer.drain()
         self.connection.close()
         return status
 
@@ -227,7 +231,7 @@ class Daemon:
             "signals": self.edge.signals,
             "dropped_signals": self.edge.dropped_signals,
             "bytes_in": self.connection.bytes_in,
-            "bytes_out": self.connection.bytes_out,
+            "bytes_out": self.connection.writer.sent,
             "resident_bytes": _resident_bytes(),
             "uptime_us": int((time.monotonic() - self._started_at) * 1_000_000),
         }

@@ -50,6 +50,7 @@ extern "C" {
 
 /* What a function returns when it is not 0; any other value of errno may come from a system call. */
 #define MAPIPC_NOT_SET ENOENT        /* no value for this key */
+#define MAPIPC_NOT_RUNNING ECONNREFUSED /* nobody is at the socket, or there is none */
 #define MAPIPC_REFUSED EACCES        /* the daemon does not do this for you */
 #define MAPIPC_TIMED_OUT ETIMEDOUT   /* no answer in time */
 #define MAPIPC_NO_ROOM ENOBUFS       /* the buffer is too short; the length says what is needed */
@@ -77,7 +78,8 @@ typedef struct mapipc_reader mapipc_reader;
 static inline const char *mapipc_strerror(int code) {
     switch (code) {
     case 0: return "no error";
-    case MAPIPC_NOT_SET: return "no such key, or no such socket";
+    case MAPIPC_NOT_SET: return "no value for this key";
+    case MAPIPC_NOT_RUNNING: return "the daemon does not run";
     case MAPIPC_REFUSED: return "not allowed";
     case MAPIPC_TIMED_OUT: return "the daemon did not answer in time";
     case MAPIPC_NO_ROOM: return "the value is longer than the buffer";
@@ -90,7 +92,6 @@ static inline const char *mapipc_strerror(int code) {
     case MAPIPC_CLOSED: return "the daemon has ended";
     case MAPIPC_NO_MEMORY: return "this daemon has no shared memory to offer";
     case MAPIPC_BAD_MEMORY: return "the descriptor is not a sealed memory of a store";
-    case ECONNREFUSED: return "nobody listens at the socket";
     case ENOMEM: return "out of memory";
     case EPIPE: case ECONNRESET: return "the daemon closed the connection";
     case EMFILE: case ENFILE: return "too many open files";
@@ -106,6 +107,7 @@ static inline const char *mapipc_strerror(int code) {
 #define MAPIPC_VERSION 1u
 #define MAPIPC_BLOCK 64u
 #define MAPIPC_RECORD 24u
+#define MAPIPC_IS_JSON 1u
 #define MAPIPC_LIVE 1u
 #define MAPIPC_RETIRED 2u
 #define MAPIPC_AT_STATE 128u
@@ -241,7 +243,7 @@ static inline int mapipc_i_has_tag(const mapipc_reader *r, const unsigned char *
     return sum == tag;
 }
 
-enum { MAPIPC_I_WHOLE, MAPIPC_I_OTHER, MAPIPC_I_TORN, MAPIPC_I_SHORT };
+enum { MAPIPC_I_WHOLE, MAPIPC_I_JSON, MAPIPC_I_OTHER, MAPIPC_I_TORN, MAPIPC_I_SHORT };
 
 /* Copies the record at this block if it is key's and whole. */
 static inline int mapipc_i_record(const mapipc_reader *r, uint64_t block, const char *key,
@@ -278,7 +280,9 @@ static inline int mapipc_i_record(const mapipc_reader *r, uint64_t block, const 
         return MAPIPC_I_TORN;
     ((char *) value)[value_size] = 0;
     memcpy(revision, head, 8);
-    return MAPIPC_I_WHOLE;
+    uint16_t flags;
+    memcpy(&flags, head + 14, 2);
+    return flags & MAPIPC_IS_JSON ? MAPIPC_I_JSON : MAPIPC_I_WHOLE;
 }
 
 /* One search; MAPIPC_AGAIN when a change came between. */
@@ -300,7 +304,9 @@ static inline int mapipc_i_search(const mapipc_reader *r, const char *key, size_
         if (what == MAPIPC_I_TORN || mapipc_i_load(r->table + at) != word)
             return MAPIPC_AGAIN;
         if (what != MAPIPC_I_OTHER)
-            return what == MAPIPC_I_WHOLE ? 0 : MAPIPC_NO_ROOM;
+            return what == MAPIPC_I_WHOLE  ? 0
+                   : what == MAPIPC_I_JSON ? MAPIPC_NOT_TEXT
+                                           : MAPIPC_NO_ROOM;
     }
     return MAPIPC_NOT_SET;
 }
@@ -312,8 +318,8 @@ static inline int mapipc_reader_state(const mapipc_reader *r) {
 }
 
 /* Copies the value of a key, and a NUL, into the buffer. size and revision may be NULL; the
- * revision is that of the key's last change. What the buffer holds after an error means nothing.
- * Makes no system call. */
+ * revision is that of the key's last change. What the buffer holds after an error means nothing,
+ * unless the error is MAPIPC_NOT_TEXT. Makes no system call. */
 static inline int mapipc_reader_get_n(const mapipc_reader *r, const char *key, size_t key_size,
                                       void *value, size_t room, size_t *size,
                                       uint64_t *revision) {
@@ -333,9 +339,9 @@ static inline int mapipc_reader_get_n(const mapipc_reader *r, const char *key, s
     }
     if (error == MAPIPC_NOT_SET && mapipc_i_load(r->memory + MAPIPC_AT_OUTSIDE))
         error = MAPIPC_ELSEWHERE; /* some key found no slot; this may be it */
-    if (size && (!error || error == MAPIPC_NO_ROOM))
+    if (size && (!error || error == MAPIPC_NO_ROOM || error == MAPIPC_NOT_TEXT))
         *size = found;
-    if (revision && !error)
+    if (revision && (!error || error == MAPIPC_NOT_TEXT))
         *revision = found_revision;
     return error;
 }
@@ -533,7 +539,9 @@ static inline int mapipc_i_connect(const mapipc_options *o, int get, int64_t unt
             continue;
         }
         close(*fd);
-        return error == EAGAIN ? MAPIPC_TIMED_OUT : error;
+        return error == EAGAIN   ? MAPIPC_TIMED_OUT
+               : error == ENOENT ? MAPIPC_NOT_RUNNING
+                                 : error;
     }
     return 0;
 }

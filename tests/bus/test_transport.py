@@ -7,14 +7,11 @@ import pytest
 from support import reference
 from support.fakebus import DRIVER, DRIVER_PATH, ERROR, OWN_NAME, Refused
 
-from buswork.bus import transport
-from buswork.bus.message import Flag
-from buswork.bus.transport import (
-    Connection,
-    bus_address,
-    close_all,
-    encode_error,
-)
+from buswork.bus import address, transport
+from buswork.bus.address import bus_address
+from buswork.bus.message import Flag, encode_error
+from buswork.bus.transport import Connection
+from buswork.bus.writer import close_all
 from buswork.errors import BusworkError, Disconnected, TimedOut
 
 TOY = "/org/toy"
@@ -75,7 +72,7 @@ def test_addresses_of_the_buses(monkeypatch, bus, environment, address):
     ],
 )
 def test_socket_names_in_an_address(address, names):
-    assert transport._socket_names(address) == names
+    assert address.socket_names(address) == names
 
 
 async def test_opening_authenticates_by_uid_and_says_hello(bus):
@@ -104,7 +101,7 @@ async def test_no_bus_is_an_os_error(address):
     [
         [b"REJECTED EXTERNAL\r\n"],
         [b"OK 77\r\n", b"ERROR\r\n"],
-        [b"x" * (transport.MAX_AUTH_LINE + 1) + b"\r\n"],
+        [b"x" * (address.MAX_LINE + 1) + b"\r\n"],
     ],
 )
 async def test_a_bus_that_refuses_is_a_connection_error_and_leaks_nothing(bus, open_fds, answers):
@@ -324,12 +321,12 @@ async def test_32_a_full_socket_is_no_error_and_nothing_is_lost(bus, connection)
         connection.send(template.message(connection.next_serial(), (number, "tick")))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert connection._waiting_to_write
+    assert connection.writer.is_blocked
     bus.listen()
     await connection.drain()
     await bus.settle()
     assert ticks(bus) == list(range(10_000))
-    assert connection._queued == 0
+    assert connection.writer.queued == 0
     assert connection.bytes_out >= 10_000 * 90
 
 
@@ -411,7 +408,7 @@ async def test_31_descriptors_that_cannot_be_duplicated_leak_nothing(bus, connec
     with pytest.raises(OSError, match="Bad file"):
         connection.send(b"x", [0, 1, 99999])
     assert open_fds() == before
-    assert connection._queued == 0
+    assert connection.writer.queued == 0
 
 
 async def test_31_queued_descriptors_are_closed_with_the_connection(bus, connection, open_fds):
@@ -700,6 +697,7 @@ async def test_32_reading_pauses_while_too_much_waits_to_be_sent_and_goes_on(
 ):
     monkeypatch.setattr(transport, "QUEUE_HIGH", 1 << 20)
     monkeypatch.setattr(transport, "QUEUE_LOW", 1 << 18)
+    monkeypatch.setattr(transport, "TURN_SECONDS", 3600.0)  # so that only the queue stops us
     small_buffers(connection, bus)
     calls = []
 
@@ -717,7 +715,7 @@ async def test_32_reading_pauses_while_too_much_waits_to_be_sent_and_goes_on(
         await asyncio.sleep(0)
     assert len(calls) < 200
     assert not connection._reading
-    assert connection._queued < 4 << 20
+    assert connection.writer.queued < 4 << 20
     bus.listen()
     while len(bus.signals("Tick")) < 200:
         await bus.next(lambda message: message.member == "Tick")

@@ -53,7 +53,7 @@ class Backlog:
         # Until when a caller counts as one that reads, and who does not.
         self._hearing: dict[str, float] = {}
         self._deaf: set[str] = set()
-        connection.on_output = self.look
+        connection.writer.on_output = self.look
 
     def on_careful(self, callback: Callable[[], None]) -> None:
         """Calls back when callers must be looked at one by one from now on."""
@@ -101,7 +101,7 @@ class Backlog:
     # -- figures -------------------------------------------------------------------------------
 
     def _output(self) -> int:
-        return self._connection.bytes_out + self._connection.queued
+        return self._connection.writer.sent + self._connection.writer.queued
 
     def _unconfirmed(self) -> int:
         return self._output() - self._confirmed

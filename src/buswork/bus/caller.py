@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from buswork.bus.codec import CodecError
 from buswork.bus.message import Flag, Frame
@@ -35,13 +35,16 @@ class Call:
         return bool(self.flags & Flag.ALLOW_INTERACTIVE_AUTHORIZATION)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Peer:
-    """A program on a native socket: what the kernel says of it (SO_PEERCRED, pidfd)."""
+    """A program on a native socket: what the kernel says of it (SO_PEERCRED, pidfd).
+
+    Equal only to itself: pids are used again, and another process is another peer.
+    """
 
     uid: int
     pid: int
-    pidfd: int = field(compare=False)
+    pidfd: int
 
 
 OnGone = Callable[[], None]

@@ -49,7 +49,12 @@ _BASIC = "ybnqiuxtdsogh"
 
 
 class CodecError(ValueError):
-    """These bytes or values are not what the signature says."""
+    """These bytes or values are not what the signature says.
+
+    `fds` are the descriptors that were among values which could not be encoded.
+    """
+
+    fds: Sequence[int] = ()
 
 
 class Body(bytearray):
@@ -98,8 +103,13 @@ def body_encoder(signature: str) -> BodyEncoder:
                 raise CodecError(f"{len(values)} values for signature {signature!r}")
             for encode, value in zip(encoders, values, strict=True):
                 encode(body, value)
-        except _NO_VALUE as error:
-            raise CodecError(f"no value for signature {signature!r}: {error}") from error
+        except CodecError as error:
+            error.fds = body.fds
+            raise
+        except _NO_VALUE as cause:
+            failure = CodecError(f"no value for signature {signature!r}: {cause}")
+            failure.fds = body.fds
+            raise failure from cause
         return body
 
     return encode_body

@@ -28,10 +28,11 @@ from buswork.bus.backlog import Backlog
 from buswork.bus.caller import Call, Callers
 from buswork.bus.codec import Body, CodecError, body_decoder
 from buswork.bus.contract import OPEN_TO_ALL, Guard
-from buswork.bus.message import Flag, Frame, Header, RawFrame, ReplyTemplate
+from buswork.bus.message import Flag, Frame, Header, RawFrame, ReplyTemplate, encode_error
 from buswork.bus.objects import ObjectTree, Route, Values
 from buswork.bus.standard import PropertyJudge, StandardInterfaces
-from buswork.bus.transport import Connection, close_all, encode_error
+from buswork.bus.transport import Connection
+from buswork.bus.writer import close_all
 from buswork.errors import (
     AccessDenied,
     BusworkError,
@@ -405,32 +406,33 @@ class Dispatcher:
     # -- lanes ---------------------------------------------------------------------------------
 
     def _wait_in_lane(self, lane: _Lane | None, request: _Request) -> None:
-        if lane is None:
-            lane = self._lanes[request.known.lane] = _Lane()
-            lane.waiting.append(request)
-            self._start(self._serve_lane(request.known.lane, lane))
-            return
+        key = request.known.lane
         try:
-            if len(lane.waiting) >= MAX_LANE:
-                raise LimitsExceeded(_LANE_FULL)
             self._charge_waiting(lane, request)
         except BusworkError as error:
             self._refuse(request, error)
-        else:
-            lane.waiting.append(request)
-
-    def _charge_waiting(self, lane: _Lane, request: _Request) -> None:
-        """Who waits behind a prompt counts as a call in flight; bytes that wait always count.
-
-        A sender whose uid is not known yet is bounded by its lane.
-        """
-        uid = self._callers.known_uid(request.sender)
-        if uid is None:
             return
-        quotas = self._judge.quotas
-        request.leases.append(quotas.take(uid, "waiting_bytes", len(request.frame.body)))
-        if lane.prompting:
-            request.leases.append(quotas.take(uid, "calls"))
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+            self._start(self._serve_lane(key, lane))
+        lane.waiting.append(request)
+
+    def _charge_waiting(self, lane: _Lane | None, request: _Request) -> None:
+        """Who waits behind a prompt counts as a call in flight; bytes and descriptors that wait
+        always count. A sender whose uid is not known yet is bounded by its lane."""
+        if lane is not None and len(lane.waiting) >= MAX_LANE:
+            raise LimitsExceeded(_LANE_FULL)
+        uid, fds = self._callers.known_uid(request.sender), request.frame.fds
+        if uid is None:
+            if lane is not None and fds:
+                raise LimitsExceeded("one call with descriptors may wait until you are known")
+            return
+        quotas, leases = self._judge.quotas, request.leases
+        leases.append(quotas.take(uid, "waiting_bytes", len(request.frame.body)))
+        if fds:
+            leases.append(quotas.take(uid, "descriptors", len(fds)))
+        if lane is not None and lane.prompting:
+            leases.append(quotas.take(uid, "calls"))
 
     async def _serve_lane(self, key: LaneKey, lane: _Lane) -> None:
         try:
@@ -504,20 +506,21 @@ class Dispatcher:
         """Calls the handler of an admitted call; returns its task if it has to wait."""
         request.release()
         frame = request.frame
+        fds, frame.fds = frame.fds, ()  # from here on they are the handler's
         uid = self._callers.known_uid(request.sender)
         if uid is None:  # left between two steps
-            close_all(frame.fds)
+            close_all(fds)
             return None
         call = self._call(request, uid)
         template = request.known.template
         try:
             result = request.route.handler(call, *request.values)
             if type(result) is CoroutineType:
-                return self._run(result, call, frame.serial, template, frame.fds)
+                return self._run(result, call, frame.serial, template, fds)
             self._send_reply(call, frame.serial, template, template.body(result))
         except Exception as error:
             self._reply_error(request.sender, frame.flags, frame.serial, error)
-        close_all(frame.fds)
+        close_all(fds)
         return None
 
     def _run(
@@ -578,7 +581,7 @@ class Dispatcher:
             raise LimitsExceeded(
                 f"the answer has {size} bytes, and {MAX_REPLY} is the most; ask for less"
             )
-        if self._connection.overfull:
+        if self._connection.writer.is_overfull:
             raise LimitsExceeded("more answers are asked for than the bus carries off; try again")
 
     def _drop(self, request: _Request) -> None:
@@ -598,6 +601,7 @@ class Dispatcher:
         if isinstance(error, Gone):
             return
         if not isinstance(error, BusworkError):
+            close_all(getattr(error, "fds", ()))
             log.error("a defect in a handler", exc_info=error)
             error = BusworkError("the daemon failed to answer; its log says why")
         if not flags & Flag.NO_REPLY_EXPECTED and not self.backlog.is_deaf(sender):
@@ -610,9 +614,10 @@ class Dispatcher:
         """No new calls; those in flight may end until the deadline, then they are cancelled."""
         self._closing = True
         self._known.clear()
-        if self._tasks:
-            _, unfinished = await asyncio.wait(self._tasks, timeout=seconds)
-            for task in unfinished:
+        deadline = time.monotonic() + seconds
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)  # one that ends may start another
+        while self._tasks:
+            for task in self._tasks:
                 task.cancel()
-            if unfinished:
-                await asyncio.wait(unfinished)
+            await asyncio.wait(self._tasks)

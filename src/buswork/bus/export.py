@@ -1,14 +1,17 @@
 """Everything that we have on one bus: objects, the calls to them, the signals from them."""
 
+import logging
 from typing import Any
 
 from buswork.bus.caller import Callers
-from buswork.bus.dispatch import Dispatcher, Judge
+from buswork.bus.dispatch import MAX_REPLY, Dispatcher, Judge
 from buswork.bus.library import Variant
 from buswork.bus.message import SignalTemplate
 from buswork.bus.objects import OBJECT_MANAGER, PROPERTIES, Exported, Face, ObjectTree, bind
 from buswork.bus.standard import CONTRACTS
 from buswork.bus.transport import Connection
+
+log = logging.getLogger(__name__)
 
 # Signal headers that are kept ready made, one for each path and member that was emitted.
 MAX_TEMPLATES = 4096
@@ -55,12 +58,17 @@ class Edge:
         When more waits to be sent than the bus carries off, or too much lies there unread,
         signals are what is dropped.
         """
-        if self.connection.overfull or self.dispatcher.backlog.silent:
+        if self.connection.writer.is_overfull or self.dispatcher.backlog.silent:
             self.dropped_signals += 1
             return
         template = self._template(path, interface, member, to)
+        message = template.message(self.connection.next_serial(), values)
+        if len(message) > MAX_REPLY:
+            log.error("a signal %s of %d bytes is not sent", member, len(message))
+            self.dropped_signals += 1
+            return
         self.signals += 1
-        self.connection.send(template.message(self.connection.next_serial(), values))
+        self.connection.send(message)
 
     def changed(self, path: str, interface: str, *names: str) -> None:
         """Tells that properties changed: with values where everybody may read them."""
@@ -100,4 +108,4 @@ class Edge:
     async def drain(self, seconds: float) -> None:
         """Lets calls in flight end, for so long at the most, and sends what is queued."""
         await self.dispatcher.drain(seconds)
-        await self.connection.drain()
+        await self.connection.writer.drain()

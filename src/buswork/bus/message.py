@@ -18,7 +18,11 @@ from buswork.bus.library import (
     is_member_name_valid,
     is_object_path_valid,
 )
+from buswork.errors import BusworkError
 
+# An error's text is a sentence. It may quote what the caller sent, which may be as long as a
+# message, and for a reply longer than that the bus would throw us out.
+MAX_ERROR_TEXT = 1024
 # The specification's limit for one message; the system bus cuts senders off above 32 MiB.
 MAX_MESSAGE = 128 * 1024 * 1024
 FIXED_SIZE = 16
@@ -144,7 +148,7 @@ class FrameBuffer:
 
     def room(self) -> memoryview:
         """Where the next bytes of the stream go; never empty."""
-        return self._view[self._filled :]
+        return self._view[self._filled :] if self._filled else self._view
 
     def filled(self, count: int) -> None:
         self._filled += count
@@ -183,6 +187,8 @@ class FrameBuffer:
 
     def _take_out(self) -> bool:
         """Moves what has come to `_data`, once that has all the wanted bytes."""
+        if not self._filled and self._at == len(self._data):
+            return False
         rest = self._data[self._at :]
         self._at = 0
         missing = self._wanted - len(rest)
@@ -267,6 +273,27 @@ def encode_message(
         raise CodecError(f"a message of {size} bytes")
     fixed = _FIXED.pack(108, kind, flags, 1, len(body), serial, len(raw))
     return b"".join((fixed, raw, _PADDING[-len(raw) & 7], body))
+
+
+def encode_error(
+    serial: int, reply_serial: int, destination: str | None, error: BusworkError
+) -> bytes:
+    """An error message; what D-Bus does not take of it is replaced or cut off."""
+    fields: dict[FieldCode, Any] = {
+        FieldCode.ERROR_NAME: error.name
+        if is_interface_name_valid(error.name)
+        else BusworkError.name,
+        FieldCode.REPLY_SERIAL: reply_serial,
+        FieldCode.SIGNATURE: "s",
+    }
+    if destination is not None:
+        fields[FieldCode.DESTINATION] = destination
+    text = str(error)
+    if len(text) > MAX_ERROR_TEXT:
+        text = text[:MAX_ERROR_TEXT] + "..."
+    text = text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    flags = Flag.NO_REPLY_EXPECTED
+    return encode_message(Kind.ERROR, flags, serial, fields, body_encoder("s")((text,)))
 
 
 class ReplyTemplate:

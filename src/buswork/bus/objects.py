@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from buswork.bus.codec import body_encoder
 from buswork.bus.contract import ContractError, Guard, Interface, Property, load
 from buswork.bus.library import Variant, variant
 
@@ -13,6 +14,8 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
 
 Values = Sequence[Any]
+# Types whose values are numbers, which a face has no way to get wrong by what it was told.
+FIXED_TYPES = "ybnqiuxtd"
 
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -51,7 +54,14 @@ class BoundFace:
     contract: Interface
 
     def read(self, property_: Property) -> Variant:
-        return variant(property_.signature, getattr(self.face, property_.attribute))
+        """The value of a property; refuses one that no message can carry.
+
+        Whole answers are made of many, and a device's odd string must not spoil them all.
+        """
+        value = getattr(self.face, property_.attribute)
+        if property_.signature not in FIXED_TYPES:
+            body_encoder(property_.signature)((value,))
+        return variant(property_.signature, value)
 
     def public_properties(self) -> dict[str, Variant]:
         """The properties that everybody may read."""

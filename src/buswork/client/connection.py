@@ -5,10 +5,12 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
+from buswork.bus.address import bus_address
 from buswork.bus.caller import NameTracker
 from buswork.bus.codec import CodecError
 from buswork.bus.message import Flag, Frame
-from buswork.bus.transport import Connection, bus_address, close_all
+from buswork.bus.transport import Connection
+from buswork.bus.writer import close_all
 from buswork.client.daemon import Daemon
 from buswork.client.errors import (
     BusworkError,

@@ -24,6 +24,7 @@ from buswork.store.wire.memory import (
     BLOCK_MASK,
     ELSEWHERE,
     HEADER_BYTES,
+    IS_JSON,
     LIVE,
     OUTSIDE_AT,
     RECORD_BYTES,
@@ -36,6 +37,7 @@ from buswork.store.wire.memory import (
     decode_record,
     tag_of,
 )
+from buswork.store.wire.values import Json
 
 # One try takes a microsecond, and the writer several for a change: who fails so often is stopped
 # and started all the time, or looks at a spoilt memory.
@@ -98,7 +100,10 @@ class Reader:
         self._max_value = self.layout.max_value
 
     def get(self, key: str) -> bytes | None:
-        """The value, None when the key is not set; TooLarge, Reopen, Closed, Again."""
+        """The value, None when the key is not set; TooLarge, Reopen, Closed, Again.
+
+        It is a `Json` where a native client stored something that is no text.
+        """
         # What lookup does, as long as all is as it mostly is: it takes half of the time.
         name = key.encode()
         tag = crc32(name)
@@ -107,7 +112,7 @@ class Reader:
         block = word & BLOCK_MASK
         if word >> 32 == tag and ELSEWHERE < block < self._blocks and self._words[_STATE] == LIVE:
             at = self._heap + (block << 6)
-            check, _, value_bytes, key_bytes, _ = _head(memory, at)
+            check, _, value_bytes, key_bytes, flags = _head(memory, at)
             end = at + RECORD_BYTES + value_bytes
             if value_bytes <= self._max_value and key_bytes == len(name):
                 body = memory[at + 8 : end]
@@ -116,7 +121,7 @@ class Reader:
                     _fence()
                 whole = check == crc32(body, tag) | adler32(body) << 32
                 if same and whole and slots[slot] == word:
-                    return body[16:]
+                    return body[16:] if not flags else _value(body, flags)
         record = self.lookup(key)
         return None if record is None else record[0]
 
@@ -152,7 +157,7 @@ class Reader:
         if block >= self._blocks:
             return _TORN
         at = self._heap + block * BLOCK_BYTES
-        check, revision, value_bytes, key_bytes, _ = _head(memory, at)
+        check, revision, value_bytes, key_bytes, flags = _head(memory, at)
         end = at + RECORD_BYTES + value_bytes
         if value_bytes > self._max_value or end + key_bytes > self.layout.size:
             return _TORN
@@ -163,7 +168,7 @@ class Reader:
             _fence()
         if check != crc32(body, tag) | adler32(body) << 32:
             return _TORN
-        return body[16:], revision
+        return _value(body, flags), revision
 
     def _check_miss(self, key: str) -> tuple[bytes, int] | None:
         if self._words[_OUTSIDE]:
@@ -216,6 +221,10 @@ class Reader:
 
 
 _TORN = (b"", -1)
+
+
+def _value(body: bytes, flags: int) -> bytes:
+    return Json(body[16:]) if flags & IS_JSON else body[16:]
 
 
 def _sealed_size(fd: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from buswork.bus.message import Frame
-from buswork.bus.transport import close_all
+from buswork.bus.writer import close_all
 from buswork.client.daemon import TARGET as DAEMON
 from buswork.client.errors import (
     BusworkError,

@@ -3,7 +3,9 @@
  *     store_reader FD KEYS THREADS READS    -> reads seconds torn again missing
  *
  * Keys are bench-0 .. bench-N; every eight bytes of a value are the same, or it was torn. */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <inttypes.h>
 #include <pthread.h>
 #include "mapipc.h"

@@ -1,7 +1,9 @@
 /* GETs from Redis over a unix socket, one request in flight, with as little of a client as can be.
  *
  *     store_redis PATH KEYS SECONDS    sets bench-0 .. bench-N to 16 bytes, then -> reads seconds */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>

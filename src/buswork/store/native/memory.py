@@ -21,12 +21,11 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import suppress
-from typing import Protocol
 from zlib import adler32, crc32
 
-from buswork.store.model import is_private
+from buswork.store.model import Store, is_private
 from buswork.store.wire.lines import Change
 from buswork.store.wire.memory import (
     BLOCK_BYTES,
@@ -47,6 +46,7 @@ from buswork.store.wire.memory import (
     encode_header,
     layout_for,
     pack_body,
+    stored,
 )
 
 log = logging.getLogger(__name__)
@@ -97,16 +97,6 @@ _SEQUENCE = SEQUENCE_AT // 8
 _COUNT = COUNT_AT // 8
 _LOCK = struct.Struct("hhqqi4x")  # struct flock
 _NOWHERE = ELSEWHERE << 3  # where a key is that has no record here
-
-
-class Valued(Protocol):
-    """What a value needs to enter: the model's Entry."""
-
-    @property
-    def value(self) -> bytes: ...
-
-    @property
-    def revision(self) -> int: ...
 
 
 class Generation:
@@ -287,18 +277,16 @@ class SharedMemory:
 
     def __init__(
         self,
-        entries: Mapping[str, Valued],
+        store: Store,
         epoch: bytes,
-        listeners: list[Callable[[Change], None]],
         *,
         smallest: int = SMALLEST,
         largest: int = LARGEST,
     ) -> None:
         if len(epoch) != 16 or not MIN_SIZE <= smallest <= largest:
             raise ValueError("an epoch of 16 bytes, and 64 KiB <= smallest <= largest")
-        self._entries = entries  # the store's own, alive
+        self._store = store
         self._epoch = epoch
-        self._listeners = listeners  # of the store; we are one of them from the first reader on
         self._smallest = smallest
         self._largest = largest
         self._generation: Generation | None = None
@@ -365,7 +353,7 @@ class SharedMemory:
             self._next.close()
             self._next = None
         if self._generation is not None:
-            self._listeners.remove(self.apply)
+            self._store.on_change.remove(self.apply)
             self._generation.words[_STATE] = CLOSED
             self._generation.empty()
             self._generation.close()
@@ -399,7 +387,10 @@ class SharedMemory:
             spares = self._heap.spares[order]
             place = spares.popleft() if len(spares) > SPARES else self._take(order, key)
             if place != _NOWHERE:
-                body = pack_body(revision, len(value), len(name), 0) + value
+                flags = 0
+                if type(value) is not bytes:
+                    value, flags = stored(value)
+                body = pack_body(revision, len(value), len(name), flags) + value
                 check = crc32(body, tag) | adler32(body) << 32
                 at = generation.layout.heap_offset + (place >> 3 << 6)
                 generation.words[at >> 3] = check
@@ -501,18 +492,19 @@ class SharedMemory:
             self._built = None  # the next reader tries again
         else:
             self._heap = Heap(self._generation.blocks)
-            self._listeners.append(self.apply)
-            yield from self._take_in(list(self._entries))
+            self._store.on_change.append(self.apply)
+            yield from self._take_in()
+            if self._generation is not None:
+                self._generation.words[_SEQUENCE] = self._store.revision
         built.set_result(None)
 
     def _measure(self) -> Generator[None, None, int]:
         """How many blocks the present entries take."""
         blocks = 0
-        for index, key in enumerate(list(self._entries)):
+        for index, (key, entry) in enumerate(list(self._store.entries())):
             if index % COPY_ENTRIES == 0:
                 yield
-            entry = self._entries.get(key)
-            if entry is not None and len(entry.value) <= MAX_VALUE_BYTES:
+            if len(entry.value) <= MAX_VALUE_BYTES:
                 blocks += 1 << _order(len(key), len(entry.value))
         return blocks
 
@@ -523,17 +515,28 @@ class SharedMemory:
         if self._work is None and self._may_grow():
             self._begin(self._grow())
 
-    def _take_in(self, keys: list[str]) -> Iterator[None]:
-        for index, key in enumerate(keys):
+    def _take_in(self) -> Iterator[None]:
+        """What has changed since came by `apply`."""
+        for index, (key, _) in enumerate(list(self._store.entries())):
             if index % COPY_ENTRIES == 0:
                 yield
-            if key not in self._places[crc32(key.encode()) >> SHARD_SHIFT]:
-                self._put_again(key)
+            if not is_private(key) and not self._place_of(key):
+                self._put_present(key)
 
-    def _put_again(self, key: str) -> None:
-        entry = self._entries.get(key)
-        if entry is not None and self._generation is not None and not is_private(key):
+    def _place_of(self, key: str) -> int:
+        return self._places[crc32(key.encode()) >> SHARD_SHIFT].get(key, 0)
+
+    def _put_present(self, key: str) -> None:
+        entry = self._store.describe(0, key)  # public keys are everybody's
+        if entry is not None and self._generation is not None:
             self._put(self._generation, key, entry.value, entry.revision)
+
+    def _take_in_displaced(self) -> Iterator[None]:
+        displaced, self._displaced = self._displaced, set()
+        for index, key in enumerate(displaced):
+            if index % COPY_ENTRIES == 0:
+                yield
+            self._put_present(key)
 
     def _grow(self) -> Iterator[None]:
         """A generation of twice the size: the heap as it is, the table spread anew."""
@@ -549,11 +552,7 @@ class SharedMemory:
         yield from self._copy_heap(old, new)
         yield from self._copy_table(old, new)
         self._switch(old, new)
-        displaced, self._displaced = self._displaced, set()
-        for index, key in enumerate(displaced):
-            if index % COPY_ENTRIES == 0:
-                yield
-            self._put_again(key)
+        yield from self._take_in_displaced()
 
     def _copy_heap(self, old: Generation, new: Generation) -> Iterator[None]:
         # What is written from now on is written to both.

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import adler32, crc32
 
+from buswork.store.wire.values import EMPTY, Json
+
 MAGIC = b"mapipcSM"
 VERSION = 1
 
@@ -47,6 +49,7 @@ ELSEWHERE = 1  # in place of a block: the key is set, its value is to be fetched
 FIRST_BLOCK = 2
 
 RECORD_BYTES = 24
+IS_JSON = 1  # a flag: the value is the JSON of something that is no text
 
 # What a memory is at least: room for the header, the table of such a size, and the longest record.
 MIN_SIZE = 64 * 1024
@@ -182,8 +185,16 @@ def check_of(body: bytes, tag: int) -> int:
     return crc32(body, tag) | adler32(body) << 32
 
 
+def stored(value: bytes) -> tuple[bytes, int]:
+    """The value's bytes and flags. An empty string is a text here, as it is to mapipc."""
+    if type(value) is not Json:
+        return value, 0
+    return (b"", 0) if value == EMPTY else (value, IS_JSON)
+
+
 def encode_record(key: bytes, value: bytes, revision: int) -> bytes:
-    body = _BODY.pack(revision, len(value), len(key), 0) + value
+    value, flags = stored(value)
+    body = _BODY.pack(revision, len(value), len(key), flags) + value
     return _WORD.pack(check_of(body, tag_of(key))) + body + key
 
 
@@ -193,7 +204,7 @@ def decode_record(memory: memoryview, layout: Layout, block: int) -> Record | No
         return None
     at = layout.heap_offset + block * BLOCK_BYTES
     end = layout.heap_offset + layout.blocks * BLOCK_BYTES
-    check, revision, value_bytes, key_bytes, _flags = _RECORD.unpack_from(memory, at)
+    check, revision, value_bytes, key_bytes, flags = _RECORD.unpack_from(memory, at)
     value_at = at + RECORD_BYTES
     key_at = value_at + value_bytes
     if value_bytes > layout.max_value or key_bytes > layout.max_key or key_at + key_bytes > end:
@@ -201,8 +212,9 @@ def decode_record(memory: memoryview, layout: Layout, block: int) -> Record | No
     key = bytes(memory[key_at : key_at + key_bytes])
     if check != check_of(bytes(memory[at + 8 : key_at]), tag_of(key)):
         return None
+    value = bytes(memory[value_at:key_at])
     try:
-        return Record(key.decode(), bytes(memory[value_at:key_at]), revision)
+        return Record(key.decode(), Json(value) if flags & IS_JSON else value, revision)
     except UnicodeDecodeError:
         return None
 

@@ -1,0 +1,280 @@
+"""buswork.client.reader: whatever the memory holds, get ends soon, in one of the ways it says."""
+
+import asyncio
+import fcntl
+import mmap
+import os
+import random
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from buswork.client import reader as module
+from buswork.client.errors import InvalidArgs
+from buswork.client.reader import Again, Closed, Reader, Reopen, TooLarge
+from buswork.store.model import Limits, Store
+from buswork.store.native.memory import SharedMemory
+from buswork.store.wire.memory import MIN_SIZE, OUTSIDE_AT, STATE_AT, encode_record, tag_of
+
+KEYS = [f"key-{n}" for n in range(40)]
+
+
+def sealed(content: bytes, seals: int = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW) -> int:
+    fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.write(fd, content)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+async def _copy_of_a_memory() -> bytes:
+    store = Store(lambda: 0)
+    for number, key in enumerate(KEYS):
+        store.set(0, key, b"x" * (number * 97 + 1))
+    memory = SharedMemory(store, b"e" * 16, smallest=4 * MIN_SIZE, largest=4 * MIN_SIZE)
+    fd = await memory.open_reader()
+    content = os.pread(fd, 4 * MIN_SIZE, 0)
+    os.close(fd)
+    memory.close()
+    return content
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    """A real memory as bytes, to be spoilt."""
+    return asyncio.run(_copy_of_a_memory())
+
+
+class Spoilt:
+    """A memory that a test writes into, and a reader on it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+        os.write(self.fd, content)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        self.memory = mmap.mmap(self.fd, len(content))
+        self.reader = Reader(os.dup(self.fd))
+
+    def put(self, at: int, number: int, form: str = "=Q") -> None:
+        struct.pack_into(form, self.memory, at, number)
+
+    def slot(self, key: str) -> int:
+        layout = self.reader.layout
+        at = tag_of(key.encode()) >> layout.shift
+        while struct.unpack_from("=Q", self.memory, layout.table_offset + at * 8)[0] >> 32 != (
+            tag_of(key.encode())
+        ):
+            at += 1
+        return layout.table_offset + at * 8
+
+    def close(self) -> None:
+        self.reader.close()
+        self.memory.close()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def spoilt(content: bytes) -> Iterator[Spoilt]:
+    spoilt = Spoilt(content)
+    yield spoilt
+    spoilt.close()
+
+
+def test_what_is_there(spoilt: Spoilt) -> None:
+    for number, key in enumerate(KEYS):
+        assert spoilt.reader.get(key) == b"x" * (number * 97 + 1)
+        assert spoilt.reader.lookup(key) == (b"x" * (number * 97 + 1), number + 1)
+    assert spoilt.reader.get("missing") is None
+    assert spoilt.reader.get("") is None
+    assert {record.key for record in spoilt.reader.records()} == set(KEYS)
+
+
+def test_the_states(spoilt: Spoilt) -> None:
+    for state, error in ((2, Reopen), (3, Closed), (0, Closed), (2**64 - 1, Closed)):
+        spoilt.put(STATE_AT, state)
+        with pytest.raises(error):
+            spoilt.reader.get("key-1")
+
+
+def test_a_miss_where_a_key_has_no_slot(spoilt: Spoilt) -> None:
+    spoilt.put(OUTSIDE_AT, 1)
+    assert spoilt.reader.get("key-1") is not None
+    with pytest.raises(TooLarge):
+        spoilt.reader.get("missing")
+
+
+@pytest.mark.parametrize("block", [2, 127, 10**6, 2**32 - 1])
+def test_blocks_that_hold_no_such_record(spoilt: Spoilt, block: int) -> None:
+    spoilt.put(spoilt.slot("key-1"), tag_of(b"key-1") << 32 | block)
+    with pytest.raises(Again):
+        spoilt.reader.get("key-1")
+
+
+def test_a_table_without_an_end(spoilt: Spoilt) -> None:
+    layout = spoilt.reader.layout
+    for at in range(layout.table_offset, layout.heap_offset, 8):
+        spoilt.put(at, 1 << 32)
+    assert spoilt.reader.get("key-1") is None
+
+
+def test_another_key_with_the_same_tag(spoilt: Spoilt) -> None:
+    """CRC-32 of "plumless" is that of "buckeroo": both are in the chain, one after the other."""
+    layout = spoilt.reader.layout
+    assert tag_of(b"plumless") == tag_of(b"buckeroo")
+    block, at = layout.blocks - 1, layout.table_offset + (tag_of(b"plumless") >> layout.shift) * 8
+    record = encode_record(b"plumless", b"p", 1)
+    heap = layout.heap_offset + block * 64
+    spoilt.memory[heap : heap + len(record)] = record
+    while struct.unpack_from("=Q", spoilt.memory, at)[0]:
+        at += 8
+    spoilt.put(at, tag_of(b"plumless") << 32 | block)
+    assert spoilt.reader.get("buckeroo") is None
+    assert spoilt.reader.get("plumless") == b"p"
+
+
+WRONG = {
+    "empty": b"",
+    "short": bytes(100),
+    "zeros": bytes(8192),
+    "odd": bytes(8193),
+    "magic alone": b"mapipcSM" + bytes(8184),
+}
+
+
+@pytest.mark.parametrize("content", WRONG.values(), ids=WRONG)
+def test_no_memories(content: bytes) -> None:
+    with pytest.raises(InvalidArgs):
+        Reader(sealed(content))
+
+
+def test_a_memory_that_could_shrink(content: bytes) -> None:
+    with pytest.raises(InvalidArgs):
+        Reader(sealed(content, fcntl.F_SEAL_GROW))
+
+
+def test_a_refused_descriptor_is_closed() -> None:
+    fd, other = os.pipe()
+    os.close(other)
+    with pytest.raises(InvalidArgs):
+        Reader(fd)
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 5), st.integers(1, 2000))
+@settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+def test_spoilt_memories(content: bytes, seed: int, what: int, changes: int) -> None:
+    generator = random.Random(seed)
+    memory = bytearray(content)
+    ranges = [(0, 128), (128, 256), (4096, 4096 + 65536), (4096 + 65536, len(memory)),
+              (0, len(memory)), (96, 4096 + 65536)]  # fmt: skip
+    for _ in range(1 + changes % 8 if what == 0 else changes):
+        at = generator.randrange(*ranges[what]) & ~3
+        odd = generator.choice([0, 1, 63, 64, 0xFFFF, 0xFFFF_FFFF, generator.getrandbits(32)])
+        struct.pack_into("=I", memory, at, odd)
+    try:
+        reader = Reader(sealed(bytes(memory)))
+    except InvalidArgs:
+        return
+    with reader:
+        for key in [*KEYS, "missing"]:
+            try:
+                reader.get(key)
+            except (Again, TooLarge, Reopen):
+                pass
+        list(reader.records())
+
+
+async def test_threads_share_a_reader_while_the_writer_writes() -> None:
+    limits = Limits(bytes_per_uid=1 << 40, total_bytes=1 << 40)
+    store = Store(lambda: 0, limits)
+    for key in KEYS:
+        store.set(0, key, b"00000000" * 8)
+    memory = SharedMemory(store, b"e" * 16)
+    reader = Reader(await memory.open_reader())
+    torn: list[bytes] = []
+    going = threading.Event()
+
+    def read() -> None:
+        while not going.is_set():
+            for key in KEYS:
+                value = reader.get(key)
+                if value is None or value != value[:8] * (len(value) // 8):
+                    torn.append(value or b"")
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(60_000):
+        store.set(0, KEYS[number % 40], b"%08d" % number * (1 + number % 30))
+    going.set()
+    for thread in threads:
+        thread.join()
+    reader.close()
+    reader.close()
+    memory.close()
+    assert torn == []
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_reader_slowed_down_inside_its_copy(
+    monkeypatch: pytest.MonkeyPatch, ordered: bool
+) -> None:
+    """The writer gets a turn, several times over, at each place where it could do harm."""
+    store = Store(lambda: 0)
+    store.set(0, "k", b"00000000" * 8)
+    memory = SharedMemory(store, b"e" * 16)
+    reader = Reader(await memory.open_reader())
+    head: Callable[..., tuple[int, ...]] = module._head
+    number = disturbed = 0
+
+    def disturb(times: int) -> None:
+        nonlocal number, disturbed
+        if disturbed < 20:
+            disturbed += 1
+            for _ in range(times):
+                number += 1
+                store.set(0, "k", b"%08d" % number * 8)
+
+    def slow_head(*place: object) -> tuple[int, ...]:
+        found = head(*place)
+        disturb(disturbed)
+        return found
+
+    def slow_crc(*data: object) -> int:
+        disturb(disturbed)
+        return int(crc(*data))
+
+    crc = module.crc32
+    monkeypatch.setattr(module, "STRONGLY_ORDERED", ordered)
+    monkeypatch.setattr(module, "_head", slow_head)
+    monkeypatch.setattr(module, "crc32", slow_crc)
+    for _ in range(30):
+        value = reader.get("k")
+        assert value is not None
+        assert value == value[:8] * 8
+    assert disturbed == 20
+    assert reader.get("k") == b"%08d" % number * 8
+    reader.close()
+    memory.close()
+
+
+async def test_a_value_that_never_rests_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(lambda: 0)
+    store.set(0, "k", b"v")
+    memory = SharedMemory(store, b"e" * 16)
+    reader = Reader(await memory.open_reader())
+    head: Callable[..., tuple[int, ...]] = module._head
+
+    def restless(*place: object) -> tuple[int, ...]:
+        store.set(0, "k", b"%d" % store.revision)
+        return head(*place)
+
+    monkeypatch.setattr(module, "_head", restless)
+    with pytest.raises(Again):
+        reader.get("k")
+    reader.close()
+    memory.close()
