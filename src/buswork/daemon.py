@@ -31,6 +31,8 @@ from buswork.bus.ownership import Holdings
 from buswork.bus.transport import BUS, Connection
 from buswork.errors import BusworkError, InvalidArgs
 from buswork.log import CONFIGURED, IDENTIFIER, LEVELS, event, level_name, set_up
+from buswork.store.model import Limits as StoreLimits
+from buswork.store.native.keep import NAME as KEPT_PREFIX
 from buswork.store.wing import StoreWing
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,8 @@ class Wing(Protocol):
 
     async def start(self) -> None: ...
 
-    async def stop(self) -> None: ...
+    async def stop(self, *, for_good: bool) -> None:
+        """for_good: an orderly end, after which nothing of the wing's should be left."""
 
 
 class DaemonFace(Face):
@@ -61,7 +64,7 @@ class DaemonFace(Face):
 
     def __init__(self, daemon: "Daemon") -> None:
         self._daemon = daemon
-        self.epoch = secrets.token_hex(16)
+        self.epoch = daemon.epoch.hex()
         self.version = __version__
         self.api_version = API_VERSION
         limits = daemon.limits
@@ -126,11 +129,14 @@ class Daemon:
         *,
         passed: Mapping[str, Sequence[int]] | None = None,
         socket_dirs: Sequence[Path] = (),
+        store_limits: StoreLimits | None = None,
     ) -> None:
+        self.epoch = secrets.token_bytes(16)
         self.connection = connection
         self.passed = passed or {}
         self.socket_dirs = socket_dirs
         self.limits = limits
+        self.store_limits = store_limits or StoreLimits()
         self.states: dict[str, tuple[str, str]] = dict.fromkeys(MAKERS, ("off", ""))
         self.callers = Callers(connection)
         self.authority = Authority.over(connection, self.callers, os.geteuid(), limits)
@@ -196,7 +202,7 @@ class Daemon:
         # Without a bus there is nobody to answer.
         await self.edge.drain(DRAIN_SECONDS if self.connection.is_open else 0.0)
         for _, wing in reversed(self._wings):
-            await wing.stop()
+            await wing.stop(for_good=status == 0)
         await self.connection.writer.drain()
         self.connection.close()
         return status
@@ -214,6 +220,10 @@ class Daemon:
         if not self._end.done():
             log.critical("the bus is gone: %s", closed.result())
             self._stop(1)
+
+    def descriptors(self, prefix: str) -> list[int]:
+        """The descriptors that an earlier daemon left with the service manager."""
+        return [fd for name, fds in self.passed.items() if name.startswith(prefix) for fd in fds]
 
     def sockets(self, name: str) -> list[socket.socket]:
         """The listening sockets that the service manager passed under this name."""
@@ -281,8 +291,12 @@ MAKERS: dict[str, Callable[[Daemon], Wing]] = {
         daemon.edge,
         daemon.authority,
         daemon.holdings,
+        daemon.epoch,
+        daemon.store_limits,
         sockets=daemon.sockets("store"),
         socket_dirs=daemon.socket_dirs,
+        kept=daemon.descriptors(KEPT_PREFIX),
+        may_keep=systemd.has_manager(),
     ),
 }
 
@@ -300,6 +314,7 @@ async def _serve(options: argparse.Namespace, log_target: str) -> int:
         log_target,
         passed=systemd.take_listen_fds(),
         socket_dirs=_socket_dirs(options),
+        store_limits=options.store_limits,
     )
     try:
         await daemon.start(makers)
@@ -333,7 +348,7 @@ def _wing_names(text: str) -> list[str]:
 
 
 class _LimitAction(argparse.Action):
-    """--limit calls=1000: lifts one limit of `authority.Limits`."""
+    """--limit calls=1000 or store.keys_per_uid=1000000: lifts one limit."""
 
     def __call__(
         self,
@@ -343,10 +358,20 @@ class _LimitAction(argparse.Action):
         option: str | None = None,
     ) -> None:
         name, _, number = str(text).partition("=")
-        known = [field.name for field in dataclasses.fields(Limits)]
-        if name not in known or not number.isdecimal():
-            parser.error(f"--limit takes NAME=NUMBER with NAME one of {', '.join(known)}")
-        options.limits = dataclasses.replace(options.limits, **{name: int(number)})
+        of_store = name.startswith("store.")
+        wanted = "store_limits" if of_store else "limits"
+        if name not in _limit_names() or not number.isdecimal():
+            parser.error(f"--limit takes NAME=NUMBER with NAME one of {', '.join(_limit_names())}")
+        limits = getattr(options, wanted)
+        lifted = dataclasses.replace(limits, **{name.removeprefix("store."): int(number)})
+        setattr(options, wanted, lifted)
+
+
+def _limit_names() -> list[str]:
+    return [
+        *(field.name for field in dataclasses.fields(Limits)),
+        *(f"store.{field.name}" for field in dataclasses.fields(StoreLimits)),
+    ]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -398,6 +423,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="make them in $TMPDIR or /tmp too, where the original mapipc looks; anybody can take "
         "these names while the daemon is not running",
     )
+    parser.set_defaults(store_limits=StoreLimits())
     parser.add_argument("--version", action="version", version=f"busworkd {__version__}")
     return parser
 

@@ -26,6 +26,11 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     return True
 
 
+def has_manager() -> bool:
+    """Whether a service manager listens to us."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def store_descriptor(name: str, fd: int) -> bool:
     """Gives the manager a copy of a descriptor, for whoever is started after us."""
     return notify("FDSTORE=1", f"FDNAME={name}", fds=(fd,))

@@ -48,7 +48,7 @@ extern "C" {
 /* What a reply may have at most: the longest value of the daemon, each byte written as \u00XX. */
 #define MAPIPC_MAX_REPLY (8u * 1024 * 1024)
 
-/* What a function returns when it is not 0; any other value of errno may come from a system call. */
+/* What a function returns when it is not 0; a system call may add any other value of errno. */
 #define MAPIPC_NOT_SET ENOENT        /* no value for this key */
 #define MAPIPC_NOT_RUNNING ECONNREFUSED /* nobody is at the socket, or there is none */
 #define MAPIPC_REFUSED EACCES        /* the daemon does not do this for you */
@@ -62,7 +62,7 @@ extern "C" {
 #define MAPIPC_REOPEN ESTALE         /* the memory has moved: open a new reader */
 #define MAPIPC_CLOSED ESHUTDOWN      /* the daemon has ended, and the values with it */
 #define MAPIPC_NO_MEMORY ENOTSUP     /* this daemon hands out no shared memory */
-#define MAPIPC_BAD_MEMORY EBADF      /* the descriptor is no memory of a store, or an unsealed one */
+#define MAPIPC_BAD_MEMORY EBADF      /* the descriptor is no sealed memory of a store */
 
 /* Where the daemon is. NULL, or members that are 0, mean the usual. */
 typedef struct mapipc_options {

@@ -18,9 +18,10 @@ from support.toyface import (
 )
 
 from buswork.authority import Limits
-from buswork.bus import dispatch, transport
+from buswork.bus import dispatch, transport, writer
 from buswork.bus.library import variant
 from buswork.bus.message import Flag
+from buswork.bus.writer import close_all
 from buswork.errors import Busy
 
 PEER = "org.freedesktop.DBus.Peer"
@@ -232,7 +233,7 @@ async def test_32_large_replies_are_refused_while_the_bus_carries_nothing_off(
     stack, toy, bus, monkeypatch
 ):
     await stack.call(ALICE, "Blob", "u", 100_000)
-    monkeypatch.setattr(transport, "QUEUE_MAX", 1 << 20)
+    monkeypatch.setattr(writer, "QUEUE_MAX", 1 << 20)
     bus.stop_listening()
     stack.connection.send(reference.Message(reference.SIGNAL, 1, {}, bytes(4 << 20)).write())
     large = bus.call(ALICE, ROOT, TOY, "Blob", "u", [100_000])
@@ -324,7 +325,7 @@ async def test_31_incoming_descriptors_are_closed_after_the_call(bus, stack, toy
         answer = await stack.call(ALICE, "Take", "ah", [0, 1, 0], fds=pipe)
         assert answer.values == [3]
         assert open_fds() == before
-    transport.close_all(pipe)
+    close_all(pipe)
 
 
 async def test_31_incoming_descriptors_stay_open_while_a_handler_waits(bus, stack, toy, open_fds):
@@ -337,7 +338,7 @@ async def test_31_incoming_descriptors_stay_open_while_a_handler_waits(bus, stac
     assert (await bus.answer_to(call)).values == [2]
     await bus.settle()
     assert open_fds() == before
-    transport.close_all(pipe)
+    close_all(pipe)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +362,7 @@ async def test_31_descriptors_of_refused_calls_are_closed(
         call = bus.call(ALICE, path, interface, member, signature, values, fds=[pipe[0]] * 8)
         assert (await bus.answer_to(call)).error
     assert open_fds() == before
-    transport.close_all(pipe)
+    close_all(pipe)
 
 
 async def test_31_descriptors_of_calls_that_wait_are_closed_when_their_sender_leaves(
@@ -379,7 +380,86 @@ async def test_31_descriptors_of_calls_that_wait_are_closed_when_their_sender_le
     bus.leave(ALICE)
     await bus.settle()
     assert open_fds() == before
-    transport.close_all(pipe)
+    close_all(pipe)
+
+
+@pytest.mark.parametrize("member", ["GiveBadly", "GiveBadlyLater"])
+async def test_31_descriptors_of_an_answer_that_cannot_be_written_are_closed(
+    bus, stack, toy, open_fds, member, caplog
+):
+    await stack.call(ALICE, member, "u", 0)
+    before = open_fds()
+    for count in (1, 16):
+        answer = await stack.call(ALICE, member, "u", count)
+        assert answer.error == ERROR + "Failed"
+        assert len(toy.given) == count
+    await bus.settle()
+    assert open_fds() == before
+
+
+async def test_31_descriptors_that_wait_are_charged_to_their_uid(bus, polkit, open_fds):
+    pipe = os.pipe()
+    stack = await Stack.make(bus, Limits(descriptors=10))
+    toy = stack.toy()
+    polkit.rules["org.toy.guarded"] = "hang"
+    await warm_up(stack)
+    before = open_fds()
+    first = bus.call(ALICE, ROOT, TOY, "Guarded", "s", ["1"])
+    calls = [bus.call(ALICE, ROOT, TOY, "Take", "ah", [[0]], fds=[pipe[0]] * 4) for _ in range(3)]
+    question = await bus.asked("CheckAuthorization")
+    await bus.settle()
+    assert [bus.answer_now(call) for call in calls[:2]] == [None, None]
+    assert bus.answer_now(calls[2]).error == ERROR + "LimitsExceeded"
+    assert stack.authority.quotas.used(ALICE_UID, "descriptors") == 8
+    assert open_fds() == before + 8
+    polkit.decide(question, "yes")
+    assert (await bus.answer_to(calls[1])).values == [1]
+    assert bus.answer_now(first).values == ["1"]
+    await bus.settle()
+    assert stack.authority.quotas.used(ALICE_UID, "descriptors") == 0
+    assert stack.authority.quotas.used(ALICE_UID, "waiting_bytes") == 0
+    assert open_fds() == before
+    assert len(toy.calls) == 3
+    close_all(pipe)
+
+
+async def test_31_descriptors_that_waited_are_given_back_when_their_sender_leaves(
+    bus, stack, toy, polkit, open_fds
+):
+    pipe = os.pipe()
+    polkit.rules["org.toy.guarded"] = "hang"
+    await warm_up(stack)
+    before = open_fds()
+    bus.call(ALICE, ROOT, TOY, "Guarded", "s", ["1"])
+    bus.call(ALICE, ROOT, TOY, "Take", "ah", [[0]], fds=[pipe[0]] * 4)
+    await bus.asked("CheckAuthorization")
+    await bus.settle()
+    assert stack.authority.quotas.used(ALICE_UID, "descriptors") == 4
+    bus.leave(ALICE)
+    await bus.settle()
+    assert stack.authority.quotas.used(ALICE_UID, "descriptors") == 0
+    assert open_fds() == before
+    close_all(pipe)
+
+
+async def test_31_whoever_is_not_known_yet_lets_descriptors_wait_once(bus, stack, toy, open_fds):
+    """Nobody can be charged for them, and every new connection would bring another 1,024 calls."""
+    pipe = os.pipe()
+    bus.answers[DRIVER, "GetConnectionCredentials"] = lambda call: None
+    before = open_fds()
+    calls = [bus.call(ALICE, ROOT, TOY, "Take", "ah", [[0]], fds=[pipe[0]] * 4) for _ in range(3)]
+    plain = bus.call(ALICE, ROOT, TOY, "Echo", "s", ["x"])
+    question = await bus.asked("GetConnectionCredentials")
+    await turns()
+    assert bus.answer_now(calls[0]) is None
+    assert [bus.answer_now(call).error for call in calls[1:]] == [ERROR + "LimitsExceeded"] * 2
+    assert bus.answer_now(plain) is None
+    assert open_fds() == before + 4
+    bus.reply(question, *bus._get_credentials(question))
+    assert (await bus.answer_to(calls[0])).values == [1]
+    assert (await bus.answer_to(plain)).values == ["x"]
+    assert open_fds() == before
+    close_all(pipe)
 
 
 # Who may (ATTACKS 9, 10, 11)
@@ -692,6 +772,177 @@ async def test_12_a_flood_of_one_uid_goes_to_the_background(bus, stack, toy, mon
     assert [call[1] for call in toy.calls] == [str(n) for n in range(200)]
 
 
+async def test_29_a_full_lane_refuses_without_a_look_at_the_arguments(
+    bus, stack, toy, polkit, monkeypatch
+):
+    """A flood must not come in faster than it is refused."""
+    await stack.call(ALICE, "Echo", "s", "x")
+    monkeypatch.setattr(dispatch, "MAX_LANE", 3)
+    polkit.rules["org.toy.guarded"] = "hang"
+    waiting = [bus.call(ALICE, ROOT, TOY, "Guarded", "s", [str(n)]) for n in range(3)]
+    await bus.asked("CheckAuthorization")
+    calls, errors = stack.edge.dispatcher.calls, stack.edge.dispatcher.errors
+    sent = []
+    for flags in (0, Flag.NO_REPLY_EXPECTED, 0):
+        message = bus.call_message(ALICE, ROOT, TOY, "Echo", "s", ["x"], flags=flags)
+        message.body = b"\1\0\0\0\xff\0"
+        bus.write(message.write())
+        sent.append(message)
+    await turns()
+    answers = [bus.answer_now(message) for message in sent]
+    assert answers[0].error == answers[2].error == ERROR + "LimitsExceeded"
+    assert answers[0].fields[reference.DESTINATION] == ALICE
+    assert answers[1] is None
+    assert stack.edge.dispatcher.errors == errors + 3
+    assert stack.edge.dispatcher.calls == calls + 3
+    assert {bus.answer_now(call) for call in waiting} == {None}
+    assert (await stack.call(BOB, "Echo", "s", "bob")).values == ["bob"]
+    polkit.decide(polkit.questions[0], "yes")
+    assert (await bus.answer_to(waiting[2])).values == ["2"]
+    assert (await stack.call(ALICE, "Echo", "s", "y")).values == ["y"]
+
+
+# Shares (floods)
+
+
+SHARE = 50.0
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    """A share that no test takes by chance, in a window that does not end."""
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", SHARE)
+    monkeypatch.setattr(dispatch, "SHARE_WINDOW", 1e9)
+
+
+def account_of(stack, sender):
+    return stack.edge.dispatcher._account(sender)
+
+
+async def known_to_both_roads(stack, toy, *senders):
+    for sender in senders:
+        for _ in range(2):
+            await stack.call(sender, "Echo", "s", "before")
+        account_of(stack, sender).is_over(0.0)
+    toy.calls.clear()
+
+
+def count_turns(toy, until):
+    """Writes a "turn" among the calls for every turn of the loop, until so many have come."""
+    loop = asyncio.get_running_loop()
+
+    def turn():
+        if len([call for call in toy.calls if call != "turn"]) < until:
+            toy.calls.append("turn")
+            loop.call_soon(turn)
+
+    loop.call_soon(turn)
+
+
+async def test_12_who_had_its_share_is_served_one_call_a_turn_and_others_at_once(
+    bus, stack, toy, shares
+):
+    await known_to_both_roads(stack, toy, ALICE, BOB)
+    account_of(stack, ALICE).spent = SHARE + 1
+    flood = [bus.call(ALICE, ROOT, TOY, "Echo", "s", [str(n)]) for n in range(20)]
+    bob = bus.call(BOB, ROOT, TOY, "Echo", "s", ["bob"])
+    count_turns(toy, 21)
+    await bus.answer_to(flood[-1])
+    served = [call for call in toy.calls if call != "turn"]
+    assert served == [(BOB, "bob")] + [(ALICE, str(n)) for n in range(20)]
+    for before, call in zip(toy.calls, toy.calls[1:], strict=False):
+        if call != "turn" and call[0] == ALICE and before != (BOB, "bob"):
+            assert before == "turn"
+    assert [bus.answer_now(call).values for call in flood] == [[str(n)] for n in range(20)]
+    assert bus.answer_now(bob).values == ["bob"]
+
+
+async def test_12_who_is_within_its_share_is_served_at_once(bus, stack, toy, shares):
+    await known_to_both_roads(stack, toy, ALICE)
+    account_of(stack, ALICE).spent = SHARE - 1
+    calls = [bus.call(ALICE, ROOT, TOY, "Echo", "s", [str(n)]) for n in range(20)]
+    count_turns(toy, 20)
+    await bus.answer_to(calls[-1])
+    at = [number for number, call in enumerate(toy.calls) if call != "turn"]
+    assert at == list(range(at[0], at[0] + 20))
+
+
+async def test_12_all_connections_of_a_uid_and_all_uids_share_the_background(
+    bus, stack, toy, shares
+):
+    bus.uids |= {":1.70": ALICE_UID, ":1.71": 2000}
+    senders = (ALICE, ":1.70", ":1.71")
+    await known_to_both_roads(stack, toy, *senders)
+    account_of(stack, ALICE).spent = account_of(stack, ":1.71").spent = SHARE + 1
+    calls = [
+        bus.call(sender, ROOT, TOY, "Echo", "s", [str(n)]) for n in range(5) for sender in senders
+    ]
+    count_turns(toy, 15)
+    for call in calls:
+        await bus.answer_to(call)
+    for before, call in zip(toy.calls, toy.calls[1:], strict=False):
+        assert "turn" in (before, call)
+    for sender in senders:
+        mine = [call[1] for call in toy.calls if call != "turn" and call[0] == sender]
+        assert mine == [str(n) for n in range(5)]
+
+
+async def test_12_what_a_call_of_the_background_takes_is_charged(bus, stack, toy, monkeypatch):
+    class Slow:
+        now = 1000.0
+
+        def monotonic(self):
+            return self.now
+
+    slow = Slow()
+
+    class SlowFace(ToyFace):
+        def echo(self, call, text):
+            slow.now += 7.0
+            return text
+
+    stack.edge.unexport(ROOT)
+    stack.edge.export(ROOT, SlowFace(), wing=ROOT)
+    await warm_up(stack)
+    monkeypatch.setattr(dispatch, "SHARE_WINDOW", 1e9)
+    monkeypatch.setattr(dispatch, "time", slow)
+    monkeypatch.setattr(transport, "time", slow)
+    account = account_of(stack, ALICE)
+    account.spent, account._window_end = 100.0, 1e9
+    await stack.call(ALICE, "Echo", "s", "x")
+    assert account.spent == 107.0
+    account.spent = 0.0
+    await stack.call(ALICE, "Echo", "s", "x")
+    await stack.call(ALICE, "Echo", "s", "x")
+    assert account.spent == 14.0
+
+
+def test_a_window_that_ended_is_forgotten():
+    account = dispatch._Account()
+    assert not account.is_over(10.0)
+    account.spent = dispatch.SHARE_SECONDS
+    assert not account.is_over(10.0)
+    account.spent = dispatch.SHARE_SECONDS + 0.001
+    assert account.is_over(10.0)
+    assert account.is_over(10.0 + dispatch.SHARE_WINDOW)
+    assert not account.is_over(10.001 + dispatch.SHARE_WINDOW)
+    assert account.spent == 0.0
+
+
+async def test_12_after_the_window_the_short_road_is_open_again(bus, stack, toy, monkeypatch):
+    clock = Clock(monkeypatch)
+    await known_to_both_roads(stack, toy, ALICE)
+    account = account_of(stack, ALICE)
+    account.is_over(clock.now + 10)
+    account.spent = dispatch.SHARE_SECONDS + 1
+    clock.now += 10
+    assert (await stack.call(ALICE, "Echo", "s", "over")).values == ["over"]
+    clock.now += 2 * dispatch.SHARE_WINDOW
+    monkeypatch.setattr(stack.edge.dispatcher, "_background", None)
+    assert (await stack.call(ALICE, "Echo", "s", "x")).values == ["x"]
+    assert account.spent == 0.0
+
+
 async def test_29_accounts_are_bounded(bus, stack, toy, monkeypatch):
     monkeypatch.setattr(dispatch, "MAX_ACCOUNTS", 5)
     for number in range(20):
@@ -810,4 +1061,70 @@ async def test_what_does_not_end_in_time_is_cancelled(bus, stack, toy, open_fds)
     assert stack.edge.dispatcher._tasks == set()
     assert stack.authority.quotas.used(ALICE_UID, "calls") == 0
     assert open_fds() == before
-    transport.close_all(pipe)
+    close_all(pipe)
+
+
+async def test_who_comes_up_while_going_down_is_waited_for_as_well(bus, stack, toy, polkit):
+    """A lane that ends may have started a handler that has to wait."""
+    polkit.rules["org.toy.guarded"] = "hang"
+    call = bus.call(ALICE, ROOT, TOY, "GuardedWait", "s", ["gate"])
+    question = await bus.asked("CheckAuthorization")
+    draining = asyncio.create_task(stack.edge.drain(60))
+    await asyncio.sleep(0)
+    polkit.decide(question, "yes")
+    await bus.settle()
+    assert toy.calls == [(ALICE, "gate")]
+    assert not draining.done()
+    toy.gate("gate").set_result("open")
+    await draining
+    assert (await bus.answer_to(call)).values == ["open"]
+
+
+async def test_who_comes_up_while_being_cancelled_is_cancelled_as_well(bus, stack, toy, polkit):
+    class Stubborn(ToyFace):
+        async def wait(self, call, name):
+            try:
+                return await self.gate(name)
+            except asyncio.CancelledError:
+                stack.edge.dispatcher._start(self.cleaning())
+                raise
+
+        async def cleaning(self):
+            await self.gate("cleaning")
+
+    stack.edge.unexport(ROOT)
+    stack.edge.export(ROOT, Stubborn(), wing=ROOT)
+    bus.call(ALICE, ROOT, TOY, "Wait", "s", ["gate"])
+    await bus.settle()
+    await stack.edge.drain(0)
+    await turns()
+    assert stack.edge.dispatcher._tasks == set()
+    assert stack.authority.quotas.used(ALICE_UID, "calls") == 0
+
+
+@pytest.mark.parametrize("member", ["TakeLater", "TakeInOrder"])
+async def test_31_going_down_closes_each_descriptor_once(
+    bus, stack, toy, open_fds, monkeypatch, member
+):
+    """Another may have its number by then."""
+    pipe = os.pipe()
+    await warm_up(stack)
+    before = open_fds()
+    for _ in range(3):
+        bus.call(ALICE, ROOT, TOY, member, "ah", [[0]], fds=[pipe[0]] * 2)
+    await bus.settle()
+    assert open_fds() == before + 6
+    closed = []
+    close = os.close
+
+    def close_and_tell(fd):
+        closed.append(fd)
+        close(fd)
+
+    monkeypatch.setattr(writer.os, "close", close_and_tell)
+    await stack.edge.drain(0)
+    await turns()
+    monkeypatch.undo()
+    assert len(closed) == len(set(closed)) == 6
+    assert open_fds() == before
+    close_all(pipe)

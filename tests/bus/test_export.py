@@ -3,7 +3,7 @@ from support import reference
 from support.fakebus import DRIVER, ERROR
 from support.toyface import ALICE, ALICE_UID, OTHER, ROOT, TOY, OtherFace, ToyFace
 
-from buswork.bus import export, transport
+from buswork.bus import export, writer
 from buswork.bus.codec import CodecError
 from buswork.bus.contract import ContractError
 from buswork.bus.library import variant
@@ -58,7 +58,7 @@ async def test_26_a_bad_signal_never_leaves(bus, stack, toy, values):
 async def test_32_signals_are_dropped_when_the_bus_carries_nothing_off(
     bus, stack, toy, monkeypatch
 ):
-    monkeypatch.setattr(transport, "QUEUE_MAX", 100_000)
+    monkeypatch.setattr(writer, "QUEUE_MAX", 100_000)
     bus.stop_listening()
     for number in range(100):
         stack.edge.emit(ROOT, TOY, "Moved", "x" * 10_000, number)
@@ -174,6 +174,6 @@ async def test_drain_waits_for_calls_and_for_the_bus(bus, stack, toy):
     await bus.settle()
     toy.gate("gate").set_result("x" * 1_000_000)
     await stack.edge.drain(60)
-    assert stack.connection._queued == 0
+    assert stack.connection.writer.queued == 0
     assert len((await bus.answer_to(call)).values[0]) == 1_000_000
     assert stack.authority.quotas.used(ALICE_UID, "calls") == 0

@@ -6,6 +6,7 @@ from dbus_next.constants import MessageFlag, MessageType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import reference
+from support.fakebus import ERROR
 from support.reference import Message
 from support.values import BODIES, PATHS, strings
 
@@ -13,6 +14,7 @@ from buswork.bus.codec import CodecError, body_encoder
 from buswork.bus.library import variant
 from buswork.bus.message import (
     FIXED_SIZE,
+    MAX_ERROR_TEXT,
     MAX_MESSAGE,
     FieldCode,
     Flag,
@@ -23,11 +25,12 @@ from buswork.bus.message import (
     ProtocolError,
     ReplyTemplate,
     SignalTemplate,
+    encode_error,
     encode_fields,
     encode_message,
     parse_fields,
 )
-from buswork.errors import LimitsExceeded
+from buswork.errors import BusworkError, LimitsExceeded
 
 ORDERS = ["<", ">"]
 MEMBERS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
@@ -479,3 +482,36 @@ def test_a_template_refuses_bad_names():
             SignalTemplate(*arguments, "", None)
     with pytest.raises(CodecError):
         ReplyTemplate("not a name", "", 0)
+
+
+# Errors that leave (ATTACKS 20, 24, 26)
+
+
+def error_values(error):
+    message = reference.parse(encode_error(1, 2, ":1.7", error))
+    return message.error, message.values[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("plain", "plain"),
+        ("a\0b", "a\N{REPLACEMENT CHARACTER}b"),
+        ("\ud800", "?"),
+        ("", ""),
+    ],
+)
+def test_26_the_text_of_an_error_is_always_a_string(text, sent):
+    assert error_values(BusworkError(text)) == (ERROR + "Failed", sent)
+
+
+def test_26_the_text_of_an_error_is_short():
+    """One that quotes a path of 32 MiB would get us thrown off the bus."""
+    name, text = error_values(BusworkError("€" * (32 << 20)))
+    assert len(text.encode()) <= 4 * MAX_ERROR_TEXT
+    assert name == ERROR + "Failed"
+
+
+@pytest.mark.parametrize("name", ["not a name", "", "a", "org.toy\0"])
+def test_26_an_error_with_a_bad_name_is_sent_all_the_same(name):
+    assert error_values(BusworkError("text", name)) == (ERROR + "Failed", "text")

@@ -100,7 +100,7 @@ async def test_the_end_of_the_bus_ends_what_waits(bus):
         bus.daemon.send_signal(19)  # SIGSTOP: it will not answer
         call = asyncio.create_task(client.store.get("key"))
         waiting = asyncio.create_task(client.wait_running(not_by=client.owner))
-        await client.connection.drain()
+        await client.connection.writer.drain()
         bus.kill_bus()
         with pytest.raises(Disconnected):
             await call

@@ -178,9 +178,11 @@ def test_a_reader_slowed_down_inside_its_copy(build: Build, size: int) -> None:
         assert naive > 0, "nothing was ever torn: the test is too slow or too fast"
 
 
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_eight_threads_while_the_writer_writes(build: Build, sanitizer: str) -> None:
-    program = build(BENCH, "-std=c11", "-O2", f"-fsanitize={sanitizer}")
+def test_eight_threads_while_the_writer_writes(build: Build, sanitizer: str, compiler: str) -> None:
+    flags = ["-std=c11", "-O2", f"-fsanitize={sanitizer}"]
+    program = build(BENCH, *flags, compiler=compiler)
     with Writer(100, 64, 60, rate=10_000) as writer:
         said = run(program, writer.fd, 100, 8, 1_000_000, fd=writer.fd)
     reads, _, torn, again, missing = map(float, said.split())
@@ -248,8 +250,8 @@ def test_pkg_config(tmp_path: Path) -> None:
     (tmp_path / "mapipc.pc").write_text(text)
     if shutil.which("pkg-config") is None:
         pytest.skip("not installed: pkg-config")
-    done = subprocess.run(
-        ["pkg-config", "--cflags", "--modversion", "mapipc"],
-        env=os.environ | {"PKG_CONFIG_PATH": str(tmp_path)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout.split() == ["1.2.3", "-I/opt/here/include"]
+    environment = os.environ | {"PKG_CONFIG_PATH": str(tmp_path)}
+    for question, answer in (("--cflags", "-I/opt/here/include"), ("--modversion", "1.2.3")):
+        command = ["pkg-config", question, "mapipc"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.stdout.split() == [answer]

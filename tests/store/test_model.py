@@ -7,8 +7,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from buswork.errors import AccessDenied, BusworkError, InvalidArgs, LimitsExceeded
 from buswork.store import model
-from buswork.store.model import FROM_NOW, Limits, RevisionGone, Store, Usage, visible
+from buswork.store.model import (
+    FROM_NOW,
+    Limits,
+    NotText,
+    RevisionGone,
+    Store,
+    Usage,
+    as_text,
+    visible,
+)
 from buswork.store.wire.lines import Change
+from buswork.store.wire.values import EMPTY, Json
 
 ME, YOU = 1000, 1001
 
@@ -48,6 +58,45 @@ def test_a_key_that_is_not_set_reads_as_nothing(store):
     assert store.get(ME, "greeting") == b""
     assert store.lookup(ME, "greeting") == (False, b"", 0)
     assert store.describe(ME, "greeting") is None
+
+
+# What native clients store besides text
+
+
+def test_json_is_kept_beside_text(store):
+    assert store.set(ME, "a", Json(b"[1]")) == 1
+    assert store.get(ME, "a") == Json(b"[1]")
+    assert store.usage(ME) == Usage(4, 1)
+    assert store.changes_after(0) == [Change(1, "a", Json(b"[1]"))]
+
+
+def test_json_and_the_text_that_looks_the_same_differ(store):
+    assert store.set(ME, "a", b"5") == 1
+    assert store.set(ME, "a", Json(b"5")) == 2
+    assert store.set(ME, "a", Json(b"5")) == 2
+    assert store.set(ME, "a", b"5") == 3
+
+
+def test_the_empty_string_of_json_is_kept_and_costs_its_quotes(store):
+    store.set(ME, "a", EMPTY)
+    assert store.lookup(ME, "a") == (True, EMPTY, 1)
+    assert store.usage(ME) == Usage(3, 1)
+    store.set(ME, "a", b"")
+    assert store.lookup(ME, "a")[0] is False
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(b"v", "v"), (b"", ""), (EMPTY, ""), (Json(b'{"a":1}'), '{"a":1}'), (Json(b"5"), "5")],
+)
+def test_as_dbus_shows_it(value, text):
+    assert as_text("k", value) == text
+
+
+@pytest.mark.parametrize("value", [Json(b'"a\\u0000b"'), Json(b'"\\ud83d"')])
+def test_not_text(value):
+    with pytest.raises(NotText, match="k has NUL"):
+        as_text("k", value)
 
 
 def test_describe_tells_writer_time_and_end(store, clock):

@@ -84,8 +84,11 @@ XML = f"""<node><interface name="{TOY}">{doc()}
 {method("BadPath", "", "o")}
 {method("BadType", "", "u")}
 {method("Give", "u", "ah")}
+{method("GiveBadly", "u", "ah s")}
+{method("GiveBadlyLater", "u", "ah s")}
 {method("Take", "ah", "u")}
 {method("TakeLater", "ah", "u")}
+{method("TakeInOrder", "ah", "u")}
 {method("Pair", "", "s u")}
 {method("Options", "a{sv}", "u")}
 {method("Nothing")}
@@ -186,6 +189,13 @@ class ToyFace(Face):
         self.given = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(count)]
         return self.given
 
+    def give_badly(self, call: Call, count: int) -> tuple[list[int], str]:
+        return self.give(call, count), "a\0b"
+
+    async def give_badly_later(self, call: Call, count: int) -> tuple[list[int], str]:
+        await asyncio.sleep(0)
+        return self.give_badly(call, count)
+
     def take(self, call: Call, fds: list[int]) -> int:
         for fd in fds:
             os.fstat(fd)
@@ -198,6 +208,10 @@ class ToyFace(Face):
         for fd in fds:
             os.fstat(fd)
         return len(fds)
+
+    @in_order
+    async def take_in_order(self, call: Call, fds: list[int]) -> int:
+        return await self.take_later(call, fds)
 
     def pair(self, call: Call) -> tuple[str, int]:
         return "a", 5

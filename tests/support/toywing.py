@@ -233,7 +233,7 @@ class ToyWing:
     async def start(self) -> None:
         self._daemon.edge.export(PATH, ToysFace(self._daemon), wing=PATH, manager=True)
 
-    async def stop(self) -> None:
+    async def stop(self, *, for_good: bool) -> None:
         pass
 
 

@@ -12,7 +12,15 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
 import pytest
-from support.machine import BUS_NAME, CallError, Client, Machine, MachineError, why_not
+from support.machine import (
+    BUS_NAME,
+    SERVICE_USER,
+    CallError,
+    Client,
+    Machine,
+    MachineError,
+    why_not,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTRACTS = sorted((ROOT / "dbus").glob("*.xml"))
@@ -103,7 +111,9 @@ def test_every_signal_has_a_text(name: str, member: ET.Element) -> None:
 
 def test_every_interface_has_a_text_and_is_let_through() -> None:
     policy = ET.parse(ROOT / "dbus" / "org.buswork.conf")
-    allowed = {str(rule.get("send_interface")) for rule in policy.iter("allow")} - {"None"}
+    everybody = policy.find("policy[@context='default']")
+    assert everybody is not None
+    allowed = {str(rule.get("send_interface")) for rule in everybody.iter("allow")}
     for interface in contract_interfaces():
         assert annotation(interface, "org.gtk.GDBus.DocString"), interface.get("name")
     assert allowed == {str(i.get("name")) for i in contract_interfaces()} | STANDARD
@@ -258,10 +268,11 @@ def test_our_rules_open_nothing_else(machine: Machine, owner: Client, alice: Cli
     other.close()
 
 
-def test_every_rule_is_tied_to_our_name() -> None:
-    for rule in ET.parse(ROOT / "dbus" / "org.buswork.conf").iter():
-        if rule.tag in ("allow", "deny"):
-            assert BUS_NAME in (rule.get("own"), rule.get("send_destination")), rule.attrib
+def test_every_rule_is_tied_to_our_name_or_to_our_user() -> None:
+    for policy in ET.parse(ROOT / "dbus" / "org.buswork.conf").iter("policy"):
+        for rule in policy:
+            ours = BUS_NAME in (rule.get("own"), rule.get("send_destination"))
+            assert ours or policy.get("user") == SERVICE_USER, rule.attrib
             assert "*" not in rule.attrib.values()
 
 

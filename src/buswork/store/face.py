@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -29,6 +30,16 @@ HINTS_PER_SECOND = 200
 MAX_WAITING_HINTS = 1024
 
 
+FACT_TYPES = {
+    "version": "u",
+    "epoch": "s",
+    "generation": "t",
+    "size": "t",
+    "max_key_bytes": "t",
+    "max_value_bytes": "t",
+}
+
+
 class Stream(Protocol):
     """A descriptor stream that a caller reads; `reader` is the caller's end."""
 
@@ -43,6 +54,14 @@ class Streams(Protocol):
     """Who opens streams; the native room does."""
 
     def open(self, uid: int, prefix: str, revision: int, on_end: Callable[[], None]) -> Stream: ...
+
+
+class Memory(Protocol):
+    """The shared memory, which the native room writes."""
+
+    async def open_reader(self) -> int: ...
+
+    def facts(self) -> dict[str, int | str]: ...
 
 
 class Hints:
@@ -111,17 +130,19 @@ class StoreFace(Face):
         self,
         store: Store,
         streams: Streams,
+        memory: Memory,
         authority: Authority,
         holdings: Holdings,
         on_deadline: Callable[[], None],
     ) -> None:
         self._store = store
         self._streams = streams
+        self._memory = memory
         self._quotas = authority.quotas
         self._holdings = holdings
         self._leases = Leases(store, holdings)
         self._on_deadline = on_deadline
-        self._watch_ids = itertools.count(1)
+        self._ids = itertools.count(1)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -212,7 +233,7 @@ class StoreFace(Face):
             raise
 
     async def _open_watch(self, call: Call, prefix: str, revision: int, leases: Any) -> int:
-        path = f"{PATH}/watches/{next(self._watch_ids)}"
+        path = f"{PATH}/watches/{next(self._ids)}"
         held: Held | None = None
 
         def ended() -> None:
@@ -232,6 +253,28 @@ class StoreFace(Face):
         # The reply closes it when it has been queued.
         reader, stream.reader = stream.reader, -1
         return reader
+
+    @in_order
+    async def open_reader(self, call: Call) -> tuple[int, dict[str, Variant]]:
+        """Counted until the caller leaves: nobody can tell when it stops reading."""
+        lease = self._quotas.take(call.uid, "descriptors")
+        path = f"{PATH}/readers/{next(self._ids)}"
+        what = "a reader of the shared memory"
+        try:
+            memory = await self._memory.open_reader()
+            try:
+                await self._holdings.hold(call, path, "store", what, lease.release)
+            except BaseException:
+                os.close(memory)
+                raise
+        except OSError as error:
+            lease.release()
+            raise LimitsExceeded(f"there is no shared memory to be had: {error}") from error
+        except BaseException:
+            lease.release()
+            raise
+        facts = self._memory.facts()
+        return memory, {name: variant(FACT_TYPES[name], fact) for name, fact in facts.items()}
 
     # -- properties ----------------------------------------------------------------------------
 

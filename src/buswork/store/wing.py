@@ -14,6 +14,8 @@ from buswork.bus.ownership import Holdings
 from buswork.errors import BusworkError
 from buswork.store.face import PATH, Hints, StoreFace
 from buswork.store.model import Limits, Store
+from buswork.store.native.keep import Keep, restore
+from buswork.store.native.memory import SharedMemory
 from buswork.store.native.places import make_sockets
 from buswork.store.native.sockets import Doors
 from buswork.store.native.streams import WatchStreams
@@ -32,20 +34,36 @@ class StoreWing:
     edge: Edge
     authority: Authority
     holdings: Holdings
+    epoch: bytes
     limits: Limits = field(default_factory=Limits)
     # Where native clients come in: sockets that systemd made, directories where we make some.
     sockets: Sequence[socket.socket] = ()
     socket_dirs: Sequence[Path] = ()
+    # What a daemon before us kept with the service manager, and whether there is one.
+    kept: Sequence[int] = ()
+    may_keep: bool = False
 
     async def start(self) -> None:
         self.store = Store(_unix_us, self.limits)
+        if self.kept:
+            log.info("%d keys outlived the daemon before", restore(self.store, self.kept))
+        self.keep = Keep(self.store) if self.may_keep else None
+        self.memory = SharedMemory(self.store, self.epoch)
         self.streams = WatchStreams(self.store)
         self.hints = Hints(self.edge)
         self.store.on_change.append(self.hints.changed)
         self._expiry: asyncio.TimerHandle | None = None
-        face = StoreFace(self.store, self.streams, self.authority, self.holdings, self._plan_expiry)
+        face = StoreFace(
+            self.store,
+            self.streams,
+            self.memory,
+            self.authority,
+            self.holdings,
+            self._plan_expiry,
+        )
         self.edge.export(PATH, face, wing=PATH, manager=True)
         self._open_doors()
+        self._plan_expiry()
 
     def _open_doors(self) -> None:
         self.doors = Doors(self.store, self.authority)
@@ -56,7 +74,12 @@ class StoreWing:
             except BusworkError as error:
                 log.error("a socket that was passed is not used: %s", error)
 
-    async def stop(self) -> None:
+    async def stop(self, *, for_good: bool) -> None:
+        if self.keep is not None and for_good:
+            self.keep.close()
+        elif self.keep is not None:
+            self.keep.stop()
+        self.memory.close()
         for made in self._files:
             made.remove()
         self.doors.close()

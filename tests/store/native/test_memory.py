@@ -622,3 +622,33 @@ def test_the_table_forgets_nothing(steps: list[tuple[bool, int]]) -> None:
         for known, word in present.items():
             assert generation._find(known, word) >= 0
     generation.close()
+
+
+async def test_crowded_keys_while_it_grows(store: Store, rig: Callable[..., Rig]) -> None:
+    """Keys that have no slot find one, lose it, and move, in every phase of growing."""
+    made = await rig(smallest=MIN_SIZE, largest=4 * MIN_SIZE).open()
+    shift = made.reader.layout.shift
+    same = [key for n in range(900_000) if tag_of((key := f"k{n}").encode()) >> shift == 5]
+    others = [f"other{n}" for n in range(1500)]
+    generator = random.Random(3)
+    for n in range(30_000):
+        key = generator.choice(same) if n % 3 else others[n % len(others)]
+        if generator.random() < 0.25:
+            store.delete(0, key)
+        else:
+            store.set(0, key, b"%d" % n)
+        if n % 20 == 0:
+            await asyncio.sleep(0)
+        if n % 500 == 0:
+            try:
+                made.check(elsewhere=True)
+            except Reopen:
+                made.reader.close()
+                await made.open()
+                made.check(elsewhere=True)
+    await made.settle()
+    made.check(elsewhere=True)
+    for key, _ in list(store.entries()):
+        store.delete(0, key)
+    assert made.memory._slotless == set()
+    assert set(made.memory._generation.slots) <= {0, FREED}

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buswork.store.wire.lines import MAX_REVISION, Change, Cut, change_line, cut_line, parse_line
+from buswork.store.wire.values import EMPTY, Json
 
 TEXTS = st.text(
     st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40
@@ -57,6 +58,21 @@ def test_a_line_is_what_a_json_encoder_makes(change):
         members["value"] = change.value.decode()
     text = json.dumps(members, ensure_ascii=False, separators=(",", ":"))
     assert change_line(change) == text.encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "line", "parsed"),
+    [
+        (EMPTY, b'""', b""),
+        (Json(b"[1]"), b'"[1]"', b"[1]"),
+        (Json(b'"a\\u0000b"'), b'"\\"a\\\\u0000b\\""', b'"a\\u0000b"'),
+    ],
+)
+def test_what_native_clients_store_besides_text(value, line, parsed):
+    """As Get shows it; what is no D-Bus string as its JSON."""
+    whole = b'{"revision":1,"key":"a","value":%b}\n' % line
+    assert change_line(Change(1, "a", value)) == whole
+    assert parse_line(whole) == Change(1, "a", parsed)
 
 
 def test_members_of_a_later_version_are_passed_over():

@@ -18,7 +18,16 @@ from collections.abc import Iterable
 
 from buswork import systemd
 from buswork.store.model import Entry, Store
-from buswork.store.wire.kept import MAGIC, Operation, Record, encode_record, is_whole, read_records
+from buswork.store.wire.kept import (
+    MAGIC,
+    Operation,
+    Record,
+    ValueKind,
+    encode_record,
+    is_whole,
+    read_records,
+)
+from buswork.store.wire.values import Json
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +73,15 @@ class Keep:
         self._log.append(encode_record(Record(Operation.WHOLE)))
         store.on_entry = self._entry_changed
 
-    def close(self) -> None:
-        """Gives up all that is kept: nothing outlives an orderly end."""
+    def stop(self) -> None:
+        """Writes no more; what is written stays with the manager."""
         self._store.on_entry = None
         if self._copying is not None:
             self._copying.cancel()
+
+    def close(self) -> None:
+        """Gives up all that is kept: nothing outlives an orderly end."""
+        self.stop()
         for each in (self._log, self._next):
             if each is not None:
                 each.give_up()
@@ -119,9 +132,8 @@ def restore(store: Store, descriptors: Iterable[int]) -> int:
             if is_whole(kept):
                 records = _final_records(kept)
     for record in records.values():
-        store.restore(
-            record.key, record.value, record.uid, record.time_us, record.expires_us or None
-        )
+        value = Json(record.value) if record.kind == ValueKind.JSON else record.value
+        store.restore(record.key, value, record.uid, record.time_us, record.expires_us or None)
     return len(records)
 
 
@@ -149,6 +161,7 @@ def _record_of(key: str | None, entry: Entry | None) -> bytes:
 
 def _put_record(key: str, entry: Entry) -> bytes:
     expires_us = entry.expires_us or 0
+    kind = ValueKind.JSON if isinstance(entry.value, Json) else ValueKind.TEXT
     return encode_record(
-        Record(Operation.PUT, key, entry.value, 0, entry.uid, entry.time_us, expires_us)
+        Record(Operation.PUT, key, entry.value, kind, entry.uid, entry.time_us, expires_us)
     )

@@ -139,27 +139,26 @@ class Generation:
 
     def insert(self, tag: int, word: int) -> int:
         """The slot where the word went, -1 when all that a reader would search are taken."""
-        at = self._settle(tag, word)
-        if at < 0:
-            self.words[_OUTSIDE] += 1
-        return at
+        slots, mask = self.slots, self._mask
+        at = tag >> self.shift
+        for _ in range(self.layout.max_probes):
+            if slots[at] in (0, FREED):
+                slots[at] = word
+                return at
+            at = (at + 1) & mask
+        return -1
 
     def replace(self, tag: int, was: int, word: int) -> int:
-        """The slot where one word was and the other is; -1 when both have none."""
+        """The slot where one word was and the other is now, -1 when it had none."""
         at = self._find(tag, was)
         if at >= 0:
             self.slots[at] = word
-            return at
-        at = self._settle(tag, word)
-        if at >= 0:
-            self.words[_OUTSIDE] -= 1
         return at
 
     def remove(self, tag: int, was: int) -> int:
         """The slot where the word was, -1 when it had none."""
         at = self._find(tag, was)
         if at < 0:
-            self.words[_OUTSIDE] -= 1
             return at
         slots, mask, here = self.slots, self._mask, at
         if slots[(at + 1) & mask]:
@@ -174,16 +173,6 @@ class Generation:
             slots[here] = 0
         return at
 
-    def _settle(self, tag: int, word: int) -> int:
-        slots, mask = self.slots, self._mask
-        at = tag >> self.shift
-        for _ in range(self.layout.max_probes):
-            if slots[at] in (0, FREED):
-                slots[at] = word
-                return at
-            at = (at + 1) & mask
-        return -1
-
     def _find(self, tag: int, word: int) -> int:
         slots, mask = self.slots, self._mask
         at = tag >> self.shift
@@ -197,7 +186,6 @@ class Generation:
         return -1
 
     def empty(self) -> None:
-        self.words[_OUTSIDE] = 0
         layout = self.layout
         zeros = bytes(COPY_BYTES)
         for at in range(layout.table_offset, layout.heap_offset, COPY_BYTES):
@@ -299,6 +287,10 @@ class SharedMemory:
         self._heap = Heap(0)
         # Keys that found no room; they get another chance when there is more.
         self._displaced: set[str] = set()
+        # Those of them that have no slot, and words that found none in a new generation: whose
+        # they are is not known, so they count for as long as it is the present one.
+        self._slotless: set[str] = set()
+        self._lost = self._lost_next = 0
         self._work: Iterator[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._built: asyncio.Future[None] | None = None
@@ -341,17 +333,16 @@ class SharedMemory:
     def start(self) -> None:
         """Begins to build, without waiting for a first reader."""
         if self._built is None:
-            self._built = asyncio.get_running_loop().create_future()
+            self._loop = asyncio.get_running_loop()
+            self._built = self._loop.create_future()
             self._begin(self._build(self._built))
 
     def close(self) -> None:
         """Tells readers that the values are gone, and lets go of all."""
+        self._give_up_next()
         self._stop_work()
         if self._built is not None and not self._built.done():
             self._built.set_result(None)
-        if self._next is not None:
-            self._next.close()
-            self._next = None
         if self._generation is not None:
             self._store.on_change.remove(self.apply)
             self._generation.words[_STATE] = CLOSED
@@ -405,22 +396,41 @@ class SharedMemory:
         word = tag << 32 | place >> 3
         if old:
             at = generation.replace(tag, was := tag << 32 | old >> 3, word)
-            if self._next is not None and 0 <= at < self._walked:
-                self._next.replace(tag, was, word)
+            if at < 0:
+                self._find_slot(generation, key, tag, word)
+            elif at < self._walked:
+                self._replace_in_next(tag, was, word)
             if old != _NOWHERE:
                 self._heap.rest(old)
         else:
-            self._add(generation, key, tag, word)
+            self._find_slot(generation, key, tag, word)
+            generation.words[_COUNT] = self._count = self._count + 1
+            if self._count > generation.layout.slots * TABLE_FULL:
+                self._want_room()
 
-    def _add(self, generation: Generation, key: str, tag: int, word: int) -> None:
+    def _find_slot(self, generation: Generation, key: str, tag: int, word: int) -> None:
         at = generation.insert(tag, word)
         if at < 0:
             self._displaced.add(key)
-        elif self._next is not None and at < self._walked:
-            self._next.insert(tag, word)
-        generation.words[_COUNT] = self._count = self._count + 1
-        if self._count > generation.layout.slots * TABLE_FULL:
-            self._want_room()
+            self._slotless.add(key)
+        else:
+            self._slotless.discard(key)
+            if at < self._walked:
+                self._insert_in_next(tag, word)
+        self._count_outside(generation)
+
+    def _insert_in_next(self, tag: int, word: int) -> None:
+        assert self._next is not None
+        if self._next.insert(tag, word) < 0:
+            self._lost_next += 1
+
+    def _replace_in_next(self, tag: int, was: int, word: int) -> None:
+        assert self._next is not None
+        if self._next.replace(tag, was, word) < 0:
+            self._insert_in_next(tag, word)
+
+    def _count_outside(self, generation: Generation) -> None:
+        generation.words[_OUTSIDE] = len(self._slotless) + self._lost
 
     def _remove(self, generation: Generation, key: str) -> None:
         tag = crc32(key.encode())
@@ -432,20 +442,22 @@ class SharedMemory:
         if self._next is not None and 0 <= at < self._walked:
             self._next.remove(tag, word)
         self._displaced.discard(key)
+        self._slotless.discard(key)
+        self._count_outside(generation)
         if place != _NOWHERE:
             self._heap.rest(place)
         generation.words[_COUNT] = self._count = self._count - 1
 
     def _clear(self, generation: Generation) -> None:
-        if self._next is not None:
-            self._stop_work()
-            self._next.close()
-            self._next = None
+        self._give_up_next()
         generation.empty()
         for places in self._places:
             places.clear()
         self._count = 0
         self._displaced.clear()
+        self._slotless.clear()
+        self._lost = 0
+        self._count_outside(generation)
         self._heap = Heap(generation.blocks)
         generation.words[_COUNT] = 0
         self._fence()
@@ -548,7 +560,6 @@ class SharedMemory:
             log.warning("the shared memory stays at %d bytes: %s", old.layout.size, error)
             self._largest = old.layout.size
             return
-        self._walked = 0
         yield from self._copy_heap(old, new)
         yield from self._copy_table(old, new)
         self._switch(old, new)
@@ -568,16 +579,17 @@ class SharedMemory:
         for at in range(0, old.layout.slots, COPY_SLOTS):
             for word in old.slots[at : at + COPY_SLOTS].tolist():
                 if word and word != FREED:
-                    new.insert(word >> 32, word)
+                    self._insert_in_next(word >> 32, word)
             self._walked = at + COPY_SLOTS
             yield
 
     def _switch(self, old: Generation, new: Generation) -> None:
         self._next = None
+        self._walked = 0
+        self._lost, self._lost_next = self._lost_next, 0
         new.words[_SEQUENCE] = old.words[_SEQUENCE]
         new.words[_COUNT] = old.words[_COUNT]
-        # Keys that had no slot in the old one are displaced, and will be put again.
-        new.words[_OUTSIDE] += old.words[_OUTSIDE]
+        self._count_outside(new)
         self._heap.blocks = new.blocks
         self._fence()
         self._generation = new
@@ -586,18 +598,25 @@ class SharedMemory:
         old.close()
         log.info("the shared memory has %d bytes now", new.layout.size)
 
+    def _give_up_next(self) -> None:
+        if self._next is not None:
+            self._stop_work()
+            self._next.close()
+            self._next = None
+            self._walked = self._lost_next = 0
+
     # Work at the side
 
     def _begin(self, work: Iterator[None]) -> None:
         self._work = work
-        self._timer = asyncio.get_running_loop().call_later(0, self._work_on)
+        self._timer = self._loop.call_later(0, self._work_on)
 
     def _work_on(self) -> None:
         assert self._work is not None
         until = time.perf_counter() + SLICE_SECONDS
         for _ in self._work:
             if time.perf_counter() > until:
-                self._timer = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._work_on)
+                self._timer = self._loop.call_later(PAUSE_SECONDS, self._work_on)
                 return
         self._work = self._timer = None
         if self._generation is not None and self._heap.is_filling:

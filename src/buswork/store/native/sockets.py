@@ -46,13 +46,12 @@ TURN_CONNECTIONS = 16
 # Read at a time; small enough for the allocator's quick lists.
 CHUNK_BYTES = 64 * 1024
 TURN_CHUNKS = 16
-# The kernel's usual limit for one write to a unix socket is a little more.
-PLAIN_SEND_BYTES = 200_000
 # Every byte of a key or value may be written as \u0000; and something for the rest.
 ESCAPED = 6
 ROOM_BYTES = 4096
-# Clients that wait while we are busy; the original had 50.
-BACKLOG = 128
+# Clients that wait while we are busy (the original had 50): one that does not block, and finds
+# the line full, fails.
+BACKLOG = 1024
 # How long we do not accept when no descriptor is left.
 PAUSE_SECONDS = 0.2
 
@@ -164,7 +163,7 @@ class _Connection:
         """Sends and closes, now or when the client has read."""
         self._timer.cancel()
         self._door.loop.remove_reader(self.sock.fileno())
-        sent = _send_first(self.sock, reply)
+        sent = _send(self.sock, reply)
         if sent == len(reply):
             self.close()
         else:
@@ -211,13 +210,6 @@ class _Connection:
             lease.release()
         doors.peers.let_go(self.known)
         doors.forget(self)
-
-
-def _send_first(sock: socket.SocketType, reply: bytes) -> int:
-    if len(reply) > PLAIN_SEND_BYTES:
-        # Unmodified clients keep the last piece only. The kernel may give less room than this.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(reply))
-    return _send(sock, reply)
 
 
 def _send(sock: socket.SocketType, data: bytes | memoryview) -> int:
@@ -292,7 +284,7 @@ class _Door:
             self._begin(sock, known, data)
             return
         reply = self.reply(known, request)
-        sent = _send_first(sock, reply)
+        sent = _send(sock, reply)
         if sent == len(reply):
             sock.close()
         elif (connection := self.doors.connection(self, sock, known)) is not None:

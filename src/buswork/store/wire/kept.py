@@ -21,6 +21,13 @@ _RECORD = struct.Struct("<IBBxxIQQII")
 _CHECKSUM = struct.Struct("<I")
 
 
+class ValueKind(enum.IntEnum):
+    """What a value is, besides its bytes."""
+
+    TEXT = 0
+    JSON = 1
+
+
 class Operation(enum.IntEnum):
     PUT = 1
     REMOVE = 2

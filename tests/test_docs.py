@@ -1,0 +1,144 @@
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from buswork import docs
+from buswork.bus.contract import load, xml_folder
+
+ROOT = Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in xml_folder().glob("*.xml"))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where the reference is, for this test."""
+    place = tmp_path / "reference.md"
+    monkeypatch.setattr(docs, "REFERENCE", place)
+    return place
+
+
+def section(name):
+    """What the reference says of one interface."""
+    _, _, text = docs.reference().partition(f"\n## {name}\n")
+    return text.partition("\n## ")[0]
+
+
+def test_the_shipped_reference_is_what_the_xml_says():
+    assert (ROOT / docs.REFERENCE).read_text() == docs.reference()
+
+
+def test_every_interface_has_its_section():
+    headings = [line[3:] for line in docs.reference().splitlines() if line.startswith("## ")]
+    assert headings == NAMES
+    assert len(NAMES) >= 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_member_of_every_interface_is_in_it(name):
+    contract = load(name)
+    text = section(name)
+    members = [line for line in text.splitlines() if line.startswith("**`")]
+    said = [line.removeprefix("**`").partition("`")[0].partition("(")[0] for line in members]
+    assert said == [*contract.methods, *contract.properties, *contract.signals]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_documentation_argument_and_action_is_in_it(name):
+    text = section(name)
+    for element in load(name).element.iter():
+        if element.tag == "arg":
+            assert f"{element.get('type')} {element.get('name')}" in text
+        if element.tag == "property":
+            assert f"**`{element.get('name')}`** `{element.get('type')}`" in text
+        if element.tag != "annotation" or element.get("name") == docs.EMITS_CHANGED:
+            continue
+        value = element.get("value")
+        assert ("open" if value == docs.OPEN_TO_ALL else value) in text
+
+
+MADE_UP = """
+<interface name="org.toy.One">
+ <annotation name="org.gtk.GDBus.DocString" value="A toy."/>
+ <method name="Move">
+  <annotation name="org.gtk.GDBus.DocString" value="Moves."/>
+  <annotation name="org.buswork.Action" value="org.toy.move"/>
+  <annotation name="org.buswork.ActionForOthers" value="org.toy.move-others"/>
+  <arg name="where" type="s" direction="in"/>
+  <arg name="far" type="u" direction="in"/>
+  <arg name="moved" type="b" direction="out"/>
+ </method>
+ <property name="Place" type="s" access="readwrite">
+  <annotation name="org.gtk.GDBus.DocString" value="Where."/>
+  <annotation name="org.buswork.Action" value="none"/>
+  <annotation name="org.buswork.WriteAction" value="org.toy.place"/>
+  <annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="invalidates"/>
+ </property>
+ <signal name="Moved">
+  <annotation name="org.gtk.GDBus.DocString" value="It has moved."/>
+  <arg name="where" type="s"/>
+ </signal>
+</interface>
+"""
+
+MADE_OF_IT = """\
+## org.toy.One
+
+A toy.
+
+### Methods
+
+**`Move(s where, u far)`** → `b moved`
+(action `org.toy.move`, for things of others `org.toy.move-others`)  \n\
+Moves.
+
+### Properties
+
+**`Place`** `s`
+(readwrite; open, to write it `org.toy.place`; its changes are signalled without the value)  \n\
+Where.
+
+### Signals
+
+**`Moved(s where)`**  \n\
+It has moved.
+"""
+
+
+def test_how_an_interface_is_described():
+    assert docs._interface(ET.fromstring(MADE_UP)) == MADE_OF_IT
+
+
+def test_writing_it(place, capsys):
+    assert docs.main([]) == 0
+    assert place.read_text() == docs.reference()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_check_of_what_is_up_to_date(place, capsys):
+    docs.main([])
+    before = place.stat()
+    assert docs.main(["--check"]) == 0
+    assert place.stat() == before
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("change", ["", "\n", "x"])
+def test_a_check_of_what_is_not_writes_nothing(place, capsys, change):
+    text = docs.reference() + change if change else docs.reference()[:-1]
+    place.write_text(text)
+    assert docs.main(["--check"]) == 1
+    assert place.read_text() == text
+    assert "python -m buswork.docs" in capsys.readouterr().err
+
+
+def test_a_check_of_what_is_not_there(place):
+    assert docs.main(["--check"]) == 1
+    assert not place.exists()
+
+
+def test_wrong_arguments(place):
+    with pytest.raises(SystemExit) as caught:
+        docs.main(["--chekc"])
+    assert caught.value.code == 2
+    assert not place.exists()
