@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 
 import pytest
@@ -169,6 +170,61 @@ async def test_a_yes_that_is_used_is_renewed_before_it_ends(bus, authority, polk
     assert len(polkit.questions) == 2
 
 
+async def test_who_calls_while_a_yes_is_renewed_does_not_wait(bus, authority, polkit, clock):
+    polkit.rules[ACTION] = "yes"
+    await require(authority)
+    ends_at = clock.now + module.KEEP_SECONDS
+    clock.now = ends_at - module.RENEW_SECONDS - 0.01
+    assert authority.allowed_until(ALICE, ACTION) == ends_at - module.RENEW_SECONDS
+    await bus.settle()
+    assert len(polkit.questions) == 1
+    polkit.rules[ACTION] = "hang"
+    clock.now = ends_at - module.RENEW_SECONDS
+    for _ in range(3):
+        assert authority.allowed_until(ALICE, ACTION) == ends_at
+        await require(authority)  # polkit is silent, and nobody waits for it
+    question = await bus.asked("CheckAuthorization", 2)
+    await bus.settle()
+    assert len(polkit.questions) == 2
+    polkit.decide(question, "yes")
+    await bus.settle()
+    clock.now = ends_at + 0.01
+    await require(authority)
+    assert len(polkit.questions) == 2
+
+
+@pytest.mark.parametrize("rule", [Refused("org.freedesktop.PolicyKit1.Error.Failed"), "hang"])
+async def test_38_a_renewal_that_fails_is_asked_for_anew_and_makes_no_noise(
+    bus, authority, polkit, clock, monkeypatch, rule
+):
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
+    polkit.rules[ACTION] = "yes"
+    await require(authority)
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
+    clock.now += module.KEEP_SECONDS - 0.5
+    polkit.rules[ACTION] = rule
+    await require(authority)
+    await bus.settle()
+    assert authority._plain == {}
+    gc.collect()
+    assert complaints == []
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 60.0)
+    clock.now += 1.0
+    polkit.rules[ACTION] = "no"
+    with pytest.raises(AccessDenied):
+        await require(authority)
+
+
+async def test_39_renewals_do_not_crowd_out_questions(authority, polkit, clock, monkeypatch):
+    polkit.rules[ACTION] = "yes"
+    await require(authority)
+    monkeypatch.setattr(module, "MAX_WAITING_PLAIN", 0)
+    clock.now += module.KEEP_SECONDS - 0.5
+    assert authority.allowed_until(ALICE, ACTION) > 0
+    assert authority._plain == {}
+
+
 @pytest.mark.parametrize("rule", ["no", "challenge", "temporary"])
 async def test_38_a_renewal_that_is_no_yes_lets_it_end(bus, authority, polkit, clock, rule):
     polkit.rules[ACTION] = "yes"
@@ -335,8 +391,6 @@ async def test_35_who_left_before_the_question_is_gone_without_noise(bus, author
         with pytest.raises(Gone):
             await require(authority)
         await bus.settle()
-    import gc
-
     gc.collect()
     assert complaints == []
 
@@ -514,6 +568,42 @@ async def test_01_a_process_that_ends_during_the_question_is_denied(
     with pytest.raises(AccessDenied):
         await task
     assert authority._kept == {}
+
+
+async def test_01_the_next_process_of_a_pid_is_asked_for_anew(authority, polkit, process):
+    """What one process was granted is not the next one's, though all its numbers be the same."""
+    peer, _ = process
+    polkit.rules[ACTION] = "yes"
+    await authority.require_peer(peer, ACTION)
+    again = Peer(peer.uid, peer.pid, peer.pidfd)
+    assert authority.peer_is_known(peer, ACTION)
+    assert not authority.peer_is_known(again, ACTION)
+    polkit.rules[ACTION] = "no"
+    with pytest.raises(AccessDenied):
+        await authority.require_peer(again, ACTION)
+    await authority.require_peer(peer, ACTION)
+
+
+async def test_a_peer_is_known_for_its_action_and_its_time(authority, polkit, process, clock):
+    peer, _ = process
+    polkit.rules[ACTION] = "yes"
+    assert not authority.peer_is_known(peer, ACTION)
+    await authority.require_peer(peer, ACTION)
+    assert authority.peer_is_known(peer, ACTION)
+    assert not authority.peer_is_known(peer, "org.toy.other")
+    clock.now += module.KEEP_SECONDS + 0.1
+    assert not authority.peer_is_known(peer, ACTION)
+
+
+async def test_a_peer_that_is_forgotten_is_asked_for_anew(authority, polkit, process):
+    peer, _ = process
+    polkit.rules |= {ACTION: "yes", "org.toy.other": "yes"}
+    await require(authority)
+    for action in (ACTION, "org.toy.other"):
+        await authority.require_peer(peer, action)
+    authority.forget_peer(peer)
+    assert not authority.peer_is_known(peer, ACTION)
+    assert list(authority._kept) == [(ALICE, ACTION)]
 
 
 async def test_38_a_peers_yes_ends_as_well(authority, polkit, process, clock):

@@ -17,9 +17,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bench.edge_rig import BUS_CONFIGURATION
@@ -78,10 +79,19 @@ def daemon(directory: Path, address: str) -> Iterator[None]:
         try:
             while b"READY=1" not in notes.recv(4096):
                 pass
+            notes.settimeout(None)
+            threading.Thread(target=drop, args=[notes], daemon=True).start()
             yield
         finally:
             process.terminate()
             process.wait(10)
+
+
+def drop(notes: socket.socket) -> None:
+    """Unread notes would hold up the daemon."""
+    with suppress(OSError):
+        while True:
+            notes.recv(4096)
 
 
 def rate(client: Path, directory: Path, kind: str) -> tuple[float, int]:

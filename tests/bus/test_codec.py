@@ -4,7 +4,7 @@ import pytest
 from dbus_next._private.marshaller import Marshaller
 from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.signature import SignatureTree
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import reference
 from support.values import BASIC, BODIES, signatures, strings
@@ -489,6 +489,7 @@ def test_values_strategy_makes_what_the_signature_says():
     """Guards the tests above: the strategies make all sorts of types."""
     seen = set()
 
+    @settings(max_examples=250, derandomize=True, deadline=None)
     @given(BODIES)
     def look(case):
         seen.update(case[0])

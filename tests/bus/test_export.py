@@ -70,6 +70,24 @@ async def test_32_signals_are_dropped_when_the_bus_carries_nothing_off(
     )
 
 
+async def test_32_a_signal_that_would_get_us_thrown_out_is_not_sent(
+    bus, stack, toy, monkeypatch, caplog
+):
+    stack.edge.emit(ROOT, TOY, "Moved", "x" * 1000, 1)
+    size = stack.connection.writer.queued
+    monkeypatch.setattr(export, "MAX_REPLY", size)
+    stack.edge.emit(ROOT, TOY, "Moved", "y" * 1000, 2)
+    stack.edge.emit(ROOT, TOY, "Moved", "z" * 1004, 3)
+    stack.edge.emit(ROOT, TOY, "Moved", "z" * 1004, 4, to=ALICE)
+    toy.public = "z" * 2000
+    stack.edge.changed(ROOT, TOY, "Public")
+    assert [message.values[1] for message in await signals(bus, "Moved")] == [1, 2]
+    assert bus.signals("PropertiesChanged") == []
+    assert (stack.edge.signals, stack.edge.dropped_signals) == (2, 3)
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
+    assert export.MAX_REPLY < 32 << 20
+
+
 # Object manager
 
 

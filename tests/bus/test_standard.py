@@ -181,6 +181,31 @@ async def test_24_one_property_that_fails_does_not_hide_the_others(stack, toy, c
     assert SECRET not in answer.values[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("public", "a\0b"), ("public", 5), ("public", "\ud800"), ("large", None)],
+)
+async def test_26_one_value_that_no_message_carries_is_left_out(stack, toy, name, value, caplog):
+    setattr(toy, name, value)
+    values = await get_all(stack, TOY)
+    names = {"Public", "Silent", "Theirs", "Large", "Dial", "Constant"} - {name.title()}
+    assert set(values) == names
+    assert (await get(stack, name.title())).error == ERROR + "Failed"
+    assert (await get(stack, "Silent")).values == [variant("u", 6)]
+    assert f"{name.title()} of {ROOT}" in caplog.text
+
+
+async def test_26_managed_objects_leave_one_bad_value_out(stack):
+    stack.toy(ROOT, manager=True)
+    spoilt, whole = stack.toy(f"{ROOT}/a", OtherFace()), stack.toy(f"{ROOT}/b")
+    spoilt.public = "a\0b"
+    objects = await managed(stack)
+    assert "Public" not in objects[f"{ROOT}/a"][TOY]
+    assert objects[f"{ROOT}/a"][TOY]["Constant"] == variant("u", 5)
+    assert objects[f"{ROOT}/a"][OTHER] == {"Mood": variant("s", "good")}
+    assert objects[f"{ROOT}/b"][TOY]["Public"] == variant("s", whole.public)
+
+
 async def managed(stack, sender=ALICE):
     answer = await stack.call(sender, "GetManagedObjects", interface=MANAGER)
     assert answer.error == ""

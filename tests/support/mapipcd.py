@@ -28,7 +28,7 @@ def large_request(vector: dict[str, Any]) -> bytes:
 def matches(data: bytes, recorded: dict[str, Any]) -> bool:
     if "hex" in recorded:
         return data == bytes.fromhex(recorded["hex"])
-    return len(data) == recorded["length"] and (
+    return bool(len(data) == recorded["length"]) and bool(
         hashlib.sha256(data).hexdigest() == recorded["sha256"]
     )
 

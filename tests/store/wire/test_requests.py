@@ -124,6 +124,9 @@ def test_what_is_missing_is_complained_about(data, complaint):
     [
         b"",
         b"hello",
+        b'{"key":}',
+        b'{"key":"k","value":',
+        b'{"key":[}',
         b"[1]",
         b'"foo"',
         b"{'key':'k'}",
