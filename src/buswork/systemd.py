@@ -20,7 +20,9 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-            sock.sendmsg(["\n".join(assignments).encode()], rights, 0, address)
+            # A manager that does not listen must not hold up those who are served.
+            message = "\n".join(assignments).encode()
+            sock.sendmsg([message], rights, socket.MSG_DONTWAIT, address)
     except OSError:
         return False
     return True

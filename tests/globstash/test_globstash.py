@@ -22,13 +22,15 @@ from buswork.authority import Authority, Limits
 from buswork.bus.polkit import Answer
 from buswork.store.model import Store
 from buswork.store.native.places import make_sockets
+from buswork.store.native.memory import SharedMemory
 from buswork.store.native.sockets import Doors
 class Yes:
     questions = 0
     async def ask(self, *_, **__):
         return Answer(True, False, False)
 async def main():
-    doors = Doors(Store(lambda: 0), Authority(Yes(), None, 0, Limits()))
+    store = Store(lambda: 0)
+    doors = Doors(store, Authority(Yes(), None, 0, Limits()), memory=SharedMemory(store, bytes(16)))
     for file in make_sockets(Path(sys.argv[1])):
         doors.open(file.listener)
     print("READY", flush=True)

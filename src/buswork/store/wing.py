@@ -66,7 +66,7 @@ class StoreWing:
         self._plan_expiry()
 
     def _open_doors(self) -> None:
-        self.doors = Doors(self.store, self.authority)
+        self.doors = Doors(self.store, self.authority, memory=self.memory)
         self._files = [made for place in self.socket_dirs for made in make_sockets(place)]
         for listener in (*self.sockets, *(made.listener for made in self._files)):
             try:

@@ -145,8 +145,7 @@ async def test_a_log_of_the_past_is_rewritten_while_changes_go_on(
     store.delete(7, "key 18")
     assert len(manager.listen()) == 2
     assert contents(next_life(manager)) == contents(store)  # the new log is not whole yet
-    while kept._copying is not None:
-        await asyncio.sleep(0)
+    await kept._copying
     (second,) = manager.listen()
     assert second != first
     assert contents(next_life(manager)) == contents(store)

@@ -20,6 +20,7 @@ from buswork.log import Sparing
 from buswork.store.model import Store
 from buswork.store.native import peers as peers_module
 from buswork.store.native import sockets as module
+from buswork.store.native.memory import SharedMemory
 from buswork.store.native.places import PlaceTaken, SocketFile, make_sockets
 from buswork.store.native.sockets import GET_NAME, SET_NAME, Doors, Patience
 from buswork.store.wire.requests import NULL_REPLY
@@ -87,7 +88,8 @@ class House:
         self.polkit = FakePolkit()
         self.store = Store(lambda: 0)
         self.authority = Authority(self.polkit, None, 12345, limits or Limits())
-        self.doors = Doors(self.store, self.authority, patience)
+        memory = SharedMemory(self.store, bytes(16))
+        self.doors = Doors(self.store, self.authority, patience, memory=memory)
         self.files = make_sockets(directory)
         for file in self.files:
             self.doors.open(file.listener)

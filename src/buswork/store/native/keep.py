@@ -47,7 +47,8 @@ class _Log:
         self.size = 0
         self._fd = os.memfd_create(f"buswork {name}", os.MFD_CLOEXEC)
         self.append(MAGIC)
-        systemd.store_descriptor(name, self._fd)
+        if not systemd.store_descriptor(name, self._fd):
+            log.warning("the service manager takes no descriptor; nothing would survive a crash")
 
     def append(self, data: bytes) -> None:
         written = 0

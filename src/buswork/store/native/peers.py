@@ -14,6 +14,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable
 
+from buswork.authority import Lease
 from buswork.bus.caller import Peer
 from buswork.errors import AccessDenied, LimitsExceeded
 
@@ -31,10 +32,12 @@ _PEERCRED = int(socket.SO_PEERCRED)
 class Known:
     """A process that has connected; kept open while connections of it are."""
 
-    __slots__ = ("ended", "holders", "is_kept", "peer")
+    __slots__ = ("ended", "holders", "is_kept", "leases", "peer")
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
+        # What is counted against its uid until it ends, or is forgotten here.
+        self.leases: list[Lease] = []
         self.holders = 0
         self.is_kept = True
         poll = select.poll()
@@ -92,6 +95,8 @@ class Peers:
         peer = known.peer
         del self._known[peer.pid, peer.uid]
         self._loop.remove_reader(peer.pidfd)
+        for lease in known.leases:
+            lease.release()
         if known.ended(0):
             self._on_end(peer)
         self._close_unused(known)

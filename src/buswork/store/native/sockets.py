@@ -9,9 +9,11 @@ unmodified client then ends with status 1. A set is echoed when it has been done
 refused is closed without a word, because unmodified clients take any answer for a yes.
 """
 
+import array
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +23,11 @@ from buswork.authority import Authority, Lease
 from buswork.errors import BusworkError, InvalidArgs, LimitsExceeded, TimedOut
 from buswork.log import Sparing
 from buswork.store.model import Store
+from buswork.store.native.memory import SharedMemory
 from buswork.store.native.peers import Known, Peers
 from buswork.store.wire.requests import (
     NULL_REPLY,
+    READER_REQUEST,
     Assembly,
     Malformed,
     SetRequest,
@@ -123,7 +127,7 @@ class _Connection:
             return False
         self._door.loop.remove_reader(self.sock.fileno())
         self._timer.cancel()
-        if self._door.may(self.known):
+        if self._door.may(self.known) and request != READER_REQUEST:
             self._send(self._door.reply(self.known, request))
         else:
             self._task = asyncio.create_task(self._authorise(request))
@@ -151,9 +155,35 @@ class _Connection:
             log.exception("%s: no decision about pid %d", self._door.name, self.known.peer.pid)
             reply = self._door.refusal(error)
         else:
+            if request == READER_REQUEST:
+                await self._hand_over_memory()
+                return
             reply = self._door.reply(self.known, request)
         self._task = None
         self._send(reply)
+
+    async def _hand_over_memory(self) -> None:
+        """The descriptor goes with a null reply, and counts until the process ends."""
+        lease, memory = None, -1
+        try:
+            lease = self._door.quotas.take(self.uid, "descriptors")
+            memory = await self._door.doors.memory.open_reader()
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (memory,)))
+            self.sock.sendmsg((NULL_REPLY,), (rights,), _SEND)  # a new socket has room
+            self.known.leases.append(lease)
+            lease = None
+        except (BusworkError, OSError) as error:
+            self._door.complain(self.known, error)
+            self._task = None
+            self._send(NULL_REPLY)
+            return
+        finally:
+            if lease is not None:
+                lease.release()
+            if memory >= 0:
+                os.close(memory)
+        self._task = None
+        self.close()
 
     def _refuse(self, error: Exception) -> None:
         self._door.complain(self.known, error)
@@ -324,8 +354,8 @@ class _GetDoor(_Door):
     name = GET_NAME
     action = READ
 
-    def first(self, data: bytes) -> bytes:
-        return data
+    def first(self, data: bytes) -> bytes | None:
+        return None if data == READER_REQUEST else data
 
     def more(self, assembly: Assembly, data: bytes) -> bytes:
         return data
@@ -387,9 +417,15 @@ class Doors:
     """All native connections of the store."""
 
     def __init__(
-        self, store: Store, authority: Authority, patience: Patience | None = None
+        self,
+        store: Store,
+        authority: Authority,
+        patience: Patience | None = None,
+        *,
+        memory: SharedMemory,
     ) -> None:
         self.store = store
+        self.memory = memory
         self.authority = authority
         self.patience = patience or Patience()
         self.loop = asyncio.get_running_loop()

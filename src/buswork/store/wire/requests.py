@@ -28,6 +28,9 @@ MAX_DEPTH = 512
 # (depth times length) is sent in compact form, which those clients read as well.
 MAX_INDENTED_BYTES = 200_000
 
+# Asks on the get socket for a descriptor of the shared memory. To the original this is the empty
+# key, because a NUL ends a key; its answer, null, says that there is no such memory.
+READER_REQUEST = b"\0mapipc-reader\n"
 NULL_REPLY = b'{\n    "value": null\n}\n'
 
 _BOM = b"\xef\xbb\xbf"
