@@ -4,6 +4,14 @@ import pytest
 from support.fakebus import FakeBus, FakePolkit
 from support.toyface import Stack
 
+from buswork.bus import dispatch
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Nobody goes to the background because the machine is slow, but only where a test says so."""
+    monkeypatch.setattr(dispatch, "SHARE_SECONDS", 1e6)
+
 
 @pytest.fixture
 async def bus():

@@ -887,7 +887,9 @@ async def test_12_all_connections_of_a_uid_and_all_uids_share_the_background(
         assert mine == [str(n) for n in range(5)]
 
 
-async def test_12_what_a_call_of_the_background_takes_is_charged(bus, stack, toy, monkeypatch):
+async def test_12_what_a_call_of_the_background_takes_is_charged(
+    bus, stack, toy, monkeypatch, shares
+):
     class Slow:
         now = 1000.0
 
@@ -904,7 +906,6 @@ async def test_12_what_a_call_of_the_background_takes_is_charged(bus, stack, toy
     stack.edge.unexport(ROOT)
     stack.edge.export(ROOT, SlowFace(), wing=ROOT)
     await warm_up(stack)
-    monkeypatch.setattr(dispatch, "SHARE_WINDOW", 1e9)
     monkeypatch.setattr(dispatch, "time", slow)
     monkeypatch.setattr(transport, "time", slow)
     account = account_of(stack, ALICE)

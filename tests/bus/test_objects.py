@@ -127,11 +127,11 @@ TestTree = TreeMachine.TestCase
 def test_a_face_that_keeps_its_contract_is_bound():
     bound = bind(OtherFace())
     assert bound.contract is CONTRACTS[OTHER]
-    assert bound.public_properties() == {"Mood": variant("s", "good")}
+    assert bound.public_properties("/org/toy") == {"Mood": variant("s", "good")}
 
 
 def test_19_public_properties_are_those_that_everybody_may_read():
-    assert set(bind(ToyFace()).public_properties()) == {
+    assert set(bind(ToyFace()).public_properties("/org/toy")) == {
         "Public", "Constant", "Silent", "Large", "Dial",
     }  # fmt: skip
 

@@ -18,11 +18,14 @@ import time
 from collections.abc import Callable
 
 from buswork.bus.transport import BUS, BUS_PATH, Connection
-from buswork.errors import BusworkError
+from buswork.errors import BusworkError, Disconnected, LimitsExceeded, TimedOut
 
 log = logging.getLogger(__name__)
 
 STATS = "org.freedesktop.DBus.Debug.Stats"
+
+# Failures that say nothing about whether this bus has such figures for us.
+PASSING = {TimedOut.name, LimitsExceeded.name, Disconnected.name}
 
 # From here on callers are looked at one by one. Twice this, a full queue of ours and a turn of
 # the reader still fit under the bus's 127 MiB.
@@ -89,6 +92,8 @@ class Backlog:
         if unread > DEAF_BYTES:
             if sender not in self._deaf:
                 log.warning("%s leaves %d bytes unread; it is not answered", sender, unread)
+            if len(self._deaf) >= MAX_LOOKS:
+                self._deaf.clear()
             self._deaf.add(sender)
             self._hearing.pop(sender, None)
             return False
@@ -139,8 +144,13 @@ class Backlog:
                 BUS, BUS_PATH, STATS, "GetConnectionStats", "s", (name,)
             )
             return int(frame.values()[0][figure].value)
-        except (BusworkError, ValueError, LookupError) as error:
-            if name == self._connection.unique_name:
-                self._has_figures = False
-                log.debug("this bus has no figures on what lies unread: %s", error)
-            return 0
+        except BusworkError as error:
+            if name == self._connection.unique_name and error.name not in PASSING:
+                self._give_up(error)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self._give_up(error)
+        return 0
+
+    def _give_up(self, error: Exception) -> None:
+        self._has_figures = False
+        log.debug("this bus has no figures on what lies unread: %s", error)

@@ -68,6 +68,8 @@ ALWAYS = float("inf")
 SHARE_WINDOW = 0.05
 SHARE_SECONDS = 0.02
 MAX_ACCOUNTS = 4096
+# What a cancelled call may still take to clean up after itself.
+CANCEL_SECONDS = 1.0
 
 LaneKey = tuple[str, str]
 
@@ -424,7 +426,7 @@ class Dispatcher:
             raise LimitsExceeded(_LANE_FULL)
         uid, fds = self._callers.known_uid(request.sender), request.frame.fds
         if uid is None:
-            if lane is not None and fds:
+            if fds and lane is not None and any(other.frame.fds for other in lane.waiting):
                 raise LimitsExceeded("one call with descriptors may wait until you are known")
             return
         quotas, leases = self._judge.quotas, request.leases
@@ -567,12 +569,13 @@ class Dispatcher:
                 return
             if len(body) > LARGE_REPLY:
                 self._check_large(len(body))
-                self.backlog.look()
             number = connection.next_serial()
             if isinstance(body, Body) and fds:
                 connection.send(template.message_with_fds(number, serial, body), fds)
             else:
                 connection.send(template.message(number, serial, body))
+            if len(body) > LARGE_REPLY:
+                self.backlog.look()
         finally:
             close_all(fds)
 
@@ -617,7 +620,9 @@ class Dispatcher:
         deadline = time.monotonic() + seconds
         while self._tasks and (left := deadline - time.monotonic()) > 0:
             await asyncio.wait(self._tasks, timeout=left)  # one that ends may start another
-        while self._tasks:
+        # One that does not heed even this must not keep the daemon alive.
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while self._tasks and (left := deadline - time.monotonic()) > 0:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=left)

@@ -5,7 +5,6 @@ from typing import Any
 
 from buswork.bus.caller import Callers
 from buswork.bus.dispatch import MAX_REPLY, Dispatcher, Judge
-from buswork.bus.library import Variant
 from buswork.bus.message import SignalTemplate
 from buswork.bus.objects import OBJECT_MANAGER, PROPERTIES, Exported, Face, ObjectTree, bind
 from buswork.bus.standard import CONTRACTS
@@ -40,7 +39,7 @@ class Edge:
         self._tree.add(exported, manager=manager)
         above = self._tree.manager_of(path)
         if above is not None:
-            facts = {name: bound.public_properties() for name, bound in exported.faces.items()}
+            facts = {name: bound.public_properties(path) for name, bound in exported.faces.items()}
             self.emit(above, OBJECT_MANAGER, "InterfacesAdded", path, facts)
         return exported
 
@@ -76,14 +75,18 @@ class Edge:
         if exported is None:
             return
         bound = exported.faces[interface]
-        values: dict[str, Variant] = {}
-        invalidated: list[str] = []
-        for name in names:
-            property_ = bound.contract.properties[name]
-            if property_.emits_changed == "true" and property_.read.is_open:
-                values[name] = bound.read(property_)
-            elif property_.emits_changed in ("true", "invalidates"):
-                invalidated.append(name)
+        told = [bound.contract.properties[name] for name in names]
+        values = bound.readable(
+            path,
+            lambda property_: (
+                property_ in told and property_.emits_changed == "true" and property_.read.is_open
+            ),
+        )
+        invalidated = [
+            property_.name
+            for property_ in told
+            if property_.name not in values and property_.emits_changed in ("true", "invalidates")
+        ]
         if values or invalidated:
             self.emit(path, PROPERTIES, "PropertiesChanged", interface, values, invalidated)
 

@@ -1,5 +1,6 @@
 """What is exported: faces bound to their contracts, and the tree of object paths."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -7,6 +8,8 @@ from typing import Any, TypeVar
 from buswork.bus.codec import body_encoder
 from buswork.bus.contract import ContractError, Guard, Interface, Property, load
 from buswork.bus.library import Variant, variant
+
+log = logging.getLogger(__name__)
 
 PEER = "org.freedesktop.DBus.Peer"
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
@@ -63,13 +66,20 @@ class BoundFace:
             body_encoder(property_.signature)((value,))
         return variant(property_.signature, value)
 
-    def public_properties(self) -> dict[str, Variant]:
+    def readable(self, path: str, may_read: Callable[[Property], bool]) -> dict[str, Variant]:
+        """The properties that may be read; one that can't be must not hide all the others."""
+        values = {}
+        for name, property_ in self.contract.properties.items():
+            if property_.readable and may_read(property_):
+                try:
+                    values[name] = self.read(property_)
+                except Exception:
+                    log.exception("%s of %s can't be read", name, path)
+        return values
+
+    def public_properties(self, path: str) -> dict[str, Variant]:
         """The properties that everybody may read."""
-        return {
-            name: self.read(property_)
-            for name, property_ in self.contract.properties.items()
-            if property_.readable and property_.read.is_open
-        }
+        return self.readable(path, lambda property_: property_.read.is_open)
 
 
 @dataclass(slots=True)

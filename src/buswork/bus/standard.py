@@ -1,7 +1,6 @@
 """The interfaces that objects have without a face of their own: Peer, Introspectable,
 Properties and ObjectManager."""
 
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +26,6 @@ from buswork.errors import (
     UnknownInterface,
     UnknownProperty,
 )
-
-log = logging.getLogger(__name__)
 
 _OPEN = '<annotation name="org.buswork.Action" value="none"/>'
 
@@ -256,17 +253,11 @@ class _Facts:
         return answer()
 
     def readable(self, exported: Exported, bound: BoundFace) -> dict[str, Variant]:
-        mine = self._is_mine(exported, bound)
-        values = {}
-        for name, property_ in bound.contract.properties.items():
-            guard = property_.read
-            if property_.readable and self._allowed[guard.action if mine else guard.others]:
-                try:
-                    values[name] = bound.read(property_)
-                except Exception:
-                    # One property that can't be read must not hide all the others.
-                    log.exception("%s of %s can't be read", name, exported.path)
-        return values
+        mine, allowed = self._is_mine(exported, bound), self._allowed
+        return bound.readable(
+            exported.path,
+            lambda property_: allowed[property_.read.action if mine else property_.read.others],
+        )
 
 
 def _route(
