@@ -94,7 +94,8 @@ class Quotas:
             if not self._used[key]:
                 del self._used[key]
             name = kind.replace("_", " ")
-            raise LimitsExceeded(f"uid {uid} may have {limit} {name} at once, and has them")
+            who = f"uid {uid}" if uid >= 0 else "all who are not known yet together"
+            raise LimitsExceeded(f"{who} may have {limit} {name} at once, and has them")
         self._used[key] += amount
         return Lease(self, key, amount)
 

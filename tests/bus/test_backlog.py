@@ -281,7 +281,7 @@ async def test_31_descriptors_of_a_deaf_caller_are_closed(
 
 async def test_who_leaves_a_little_unread_is_no_deaf_caller(stack, toy, figures, clock):
     await be_careful(stack, figures)
-    figures.unread[ALICE] = module.DEAF_BYTES
+    figures.unread[ALICE] = module.DEAF_BYTES // 2
     assert (await stack.call(ALICE, "Echo", "s", "x")).values == ["x"]
     assert figures.asked == [ALICE]
 

@@ -34,8 +34,11 @@ CAREFUL_BYTES = 32 * 1024 * 1024
 UNCONFIRMED_BYTES = 24 * 1024 * 1024
 # Past this broadcasts are left out: who does not read those can't be told.
 SILENT_BYTES = 80 * 1024 * 1024
-# Whoever has more than this unread is deaf; the largest answers take turns with its reading.
-DEAF_BYTES = 4 * 1024 * 1024
+# Whoever has more than this unread is deaf. It shrinks to nothing while what lies unread in all
+# grows to where broadcasts end, so that many who leave a little unread don't reach together what
+# one may not reach alone.
+DEAF_BYTES = 3 * 1024 * 1024
+DEAF_PART = 16
 # How long a look at a caller is good for, and how often the figure is asked for meanwhile.
 LOOK_SECONDS = 0.1
 # Looks that are remembered; without one it costs a question to the bus.
@@ -89,7 +92,7 @@ class Backlog:
     async def look_at(self, sender: str) -> bool:
         """Whether a caller reads what it is sent."""
         unread = await self._figure(sender, "OutgoingBytes")
-        if unread > DEAF_BYTES:
+        if unread > min(DEAF_BYTES, max(0, SILENT_BYTES - self._unread) // DEAF_PART):
             if sender not in self._deaf:
                 log.warning("%s leaves %d bytes unread; it is not answered", sender, unread)
             if len(self._deaf) >= MAX_LOOKS:

@@ -59,6 +59,10 @@ LARGE_REPLY = 64 * 1024
 # Calls of one sender that may wait behind one another. The system bus gives a connection 128
 # unanswered calls; buses without that limit see programs that send a thousand at once.
 MAX_LANE = 1024
+# Stands before the header fields of big-endian calls in the cache, whose key they are.
+_BIG = b">"
+# Whom the quotas charge for callers whose uid is not known yet: all of them together.
+STRANGERS = -1
 _LANE_FULL = f"{MAX_LANE} calls of yours wait already"
 ALWAYS = float("inf")
 
@@ -158,12 +162,22 @@ class _Known:
 
 @dataclass(slots=True)
 class _Request:
-    """A call on the long road. Arguments and target are frozen before anybody is asked."""
+    """A call on the long road. Body and target are frozen before anybody is asked; what the body
+    says is only found out when it is the call's turn, for decoding may take long."""
 
     frame: Frame
     known: _Known
-    values: Values
     leases: list[Lease] = field(default_factory=list)
+    decoded: Values | None = None
+
+    @property
+    def values(self) -> Values:
+        if self.decoded is None:
+            try:
+                self.decoded = self.frame.values()
+            except CodecError as error:
+                raise InvalidArgs(f"{self.known.header.member}: {error}") from error
+        return self.decoded
 
     @property
     def sender(self) -> str:
@@ -217,9 +231,10 @@ class Dispatcher:
         self._standard = StandardInterfaces(tree, judge)
         self._known: dict[bytes, _Known] = {}
         self._lanes: dict[LaneKey, _Lane] = {}
-        self._accounts: dict[int, _Account] = {}
+        self._accounts: dict[int | str, _Account] = {}
         self._background = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: set[str] = set()
         self._closing = False
         self.backlog = Backlog(connection)
         self.backlog.on_careful(self._known.clear)
@@ -263,20 +278,22 @@ class Dispatcher:
 
     # -- the long road -------------------------------------------------------------------------
 
-    def _take_long_road(self, raw: RawFrame, known: _Known | None, now: float) -> _Account | None:
+    def _take_long_road(self, raw: RawFrame, known: _Known | None, now: float) -> _Account:
         kind, flags, serial, order, fields, body = raw
         self.calls += 1
+        if known is None and order != "<":
+            known = self._known.get(_BIG + fields)
         if known is not None and self._is_full(known.lane):
             # The cheapest end of all: a flood must not come in faster than it is refused.
             self._reply_error(known.sender, flags, serial, LimitsExceeded(_LANE_FULL))
-            return known.account
+            return self._account(known.sender)
         if known is not None and known.is_current:
             frame = Frame(kind, flags, serial, order, known.header, body)
         else:
             frame = self._connection.frame(raw)
             known = None
         try:
-            request = self._request(frame, known or self._learn(frame, fields))
+            request = _Request(frame, known or self._learn(frame, fields))
         except Exception as error:
             close_all(frame.fds)
             self._reply_error(frame.header.sender, flags, serial, error)
@@ -292,6 +309,8 @@ class Dispatcher:
     def _learn(self, frame: Frame, fields: bytes) -> _Known:
         """Finds out what header fields ask for, and remembers it."""
         header = frame.header
+        if self._closing:
+            raise Disconnected("the daemon is going down")
         if header.sender is None:
             raise AccessDenied("a call without a sender")
         route = self._route(header)
@@ -301,39 +320,29 @@ class Dispatcher:
         if header.unix_fds and "h" not in takes:
             raise InvalidArgs(f"{member} takes no descriptors")
         known = _Known(header, header.sender, route)
-        may_be_kept = len(fields) <= MAX_KNOWN_LENGTH and frame.order == "<"
-        if may_be_kept and not header.unix_fds and route.target is not None:
+        if len(fields) <= MAX_KNOWN_LENGTH and not header.unix_fds and route.target is not None:
             if len(self._known) >= MAX_KNOWN_HEADERS:
                 self._known.clear()
-            self._known[fields] = known
+            self._known[fields if frame.order == "<" else _BIG + fields] = known
         return known
 
-    def _request(self, frame: Frame, known: _Known) -> _Request:
-        if self._closing:
-            raise Disconnected("the daemon is going down")
-        try:
-            values = frame.values()
-        except CodecError as error:
-            raise InvalidArgs(f"{known.header.member}: {error}") from error
-        return _Request(frame, known, values)
-
-    def _may_go_on(self, request: _Request, account: _Account | None, now: float) -> bool:
+    def _may_go_on(self, request: _Request, account: _Account, now: float) -> bool:
         """Whether a call that nobody is before may be answered at once."""
-        if account is None or account.is_over(now) or request.route.in_order:
+        if self._closing or account.is_over(now) or request.route.in_order:
             return False
         if self.backlog.must_look(request.sender, now):
             return False
         return self._admitted_at_once(request)
 
-    def _account(self, sender: str) -> _Account | None:
+    def _account(self, sender: str) -> _Account:
+        """The account of a sender's uid; of the sender alone while that is not known."""
         uid = self._callers.known_uid(sender)
-        if uid is None:
-            return None
-        account = self._accounts.get(uid)
+        key: int | str = sender if uid is None else uid
+        account = self._accounts.get(key)
         if account is None:
             if len(self._accounts) >= MAX_ACCOUNTS:
                 self._accounts.clear()
-            account = self._accounts[uid] = _Account()
+            account = self._accounts[key] = _Account()
         return account
 
     def _is_full(self, key: LaneKey) -> bool:
@@ -398,7 +407,7 @@ class Dispatcher:
             # From now on calls with these very header fields take the short road.
             if known.call.flags != request.frame.flags:
                 known.call = self._call(request, uid)
-            known.account = self._account(request.sender) or _NO_ACCOUNT
+            known.account = self._account(request.sender)
             known.until = until
         return bool(until)
 
@@ -421,19 +430,16 @@ class Dispatcher:
 
     def _charge_waiting(self, lane: _Lane | None, request: _Request) -> None:
         """Who waits behind a prompt counts as a call in flight; bytes and descriptors that wait
-        always count. A sender whose uid is not known yet is bounded by its lane."""
+        always count."""
         if lane is not None and len(lane.waiting) >= MAX_LANE:
             raise LimitsExceeded(_LANE_FULL)
         uid, fds = self._callers.known_uid(request.sender), request.frame.fds
-        if uid is None:
-            if fds and lane is not None and any(other.frame.fds for other in lane.waiting):
-                raise LimitsExceeded("one call with descriptors may wait until you are known")
-            return
+        charged = STRANGERS if uid is None else uid
         quotas, leases = self._judge.quotas, request.leases
-        leases.append(quotas.take(uid, "waiting_bytes", len(request.frame.body)))
+        leases.append(quotas.take(charged, "waiting_bytes", len(request.frame.body)))
         if fds:
-            leases.append(quotas.take(uid, "descriptors", len(fds)))
-        if lane is not None and lane.prompting:
+            leases.append(quotas.take(charged, "descriptors", len(fds)))
+        if lane is not None and lane.prompting and uid is not None:
             leases.append(quotas.take(uid, "calls"))
 
     async def _serve_lane(self, key: LaneKey, lane: _Lane) -> None:
@@ -441,13 +447,14 @@ class Dispatcher:
             while lane.waiting:
                 request = lane.waiting[0]
                 try:
-                    await self._admit(lane, request)
+                    if await self._is_heard(request):
+                        await self._await_turn(request)
+                        await self._admit(lane, request)
+                        await self._answer_in_lane(request)
                 except Gone:
                     return
                 except Exception as error:
                     self._refuse(request, error)
-                else:
-                    await self._answer_in_turn(request)
                 lane.waiting.popleft()
         finally:
             self._lanes.pop(key, None)
@@ -455,31 +462,31 @@ class Dispatcher:
                 close_all(request.frame.fds)
                 request.release()
 
-    async def _answer_in_turn(self, request: _Request) -> None:
-        """Answers a call of a lane: in the background if its uid has had its share."""
-        account = self._account(request.sender)
-        if account is None:
-            return  # left while it waited
+    async def _is_heard(self, request: _Request) -> bool:
+        """Whether its caller reads answers; if not, the call is dropped."""
         backlog, sender = self.backlog, request.sender
-        if backlog.must_look(sender, time.monotonic()) and not await backlog.look_at(sender):
-            self._drop(request)
-            return
-        if not account.is_over(time.monotonic()):
-            await self._answer_and_charge(request, account)
-            return
-        async with self._background:
-            await asyncio.sleep(0)  # one look at what else has come
-            await self._answer_and_charge(request, account)
+        if not backlog.must_look(sender, time.monotonic()) or await backlog.look_at(sender):
+            return True
+        self._drop(request)
+        return False
 
-    async def _answer_and_charge(self, request: _Request, account: _Account) -> None:
+    async def _await_turn(self, request: _Request) -> None:
+        """Returns when it is the call's turn: in the background if its uid has had its share."""
+        if self._account(request.sender).is_over(time.monotonic()):
+            async with self._background:
+                await asyncio.sleep(0)  # one look at what else has come
+
+    async def _answer_in_lane(self, request: _Request) -> None:
         before = time.monotonic()
         task = self._answer(request)
-        account.spent += time.monotonic() - before
+        self._account(request.sender).spent += time.monotonic() - before
         if task is not None and request.route.in_order:
             await asyncio.wait((task,))
 
     async def _admit(self, lane: _Lane, request: _Request) -> None:
         """Returns when the call may go on; raises what its caller is to get instead."""
+        if self._closing:
+            raise Disconnected("the daemon is going down")
         uid = await self._callers.uid(request.sender)
         action = request.action(uid)
         if self._is_granted(request, uid, action):
@@ -508,20 +515,21 @@ class Dispatcher:
         """Calls the handler of an admitted call; returns its task if it has to wait."""
         request.release()
         frame = request.frame
-        fds, frame.fds = frame.fds, ()  # from here on they are the handler's
         uid = self._callers.known_uid(request.sender)
-        if uid is None:  # left between two steps
-            close_all(fds)
-            return None
-        call = self._call(request, uid)
-        template = request.known.template
+        fds: Sequence[int] = frame.fds
         try:
-            result = request.route.handler(call, *request.values)
+            if uid is None:  # left between two steps
+                raise Gone(request.sender)
+            values = request.values
+            frame.fds = ()  # from here on they are the handler's
+            call, template = self._call(request, uid), request.known.template
+            result = request.route.handler(call, *values)
             if type(result) is CoroutineType:
                 return self._run(result, call, frame.serial, template, fds)
             self._send_reply(call, frame.serial, template, template.body(result))
         except Exception as error:
             self._reply_error(request.sender, frame.flags, frame.serial, error)
+        frame.fds = ()
         close_all(fds)
         return None
 
@@ -607,9 +615,28 @@ class Dispatcher:
             close_all(getattr(error, "fds", ()))
             log.error("a defect in a handler", exc_info=error)
             error = BusworkError("the daemon failed to answer; its log says why")
-        if not flags & Flag.NO_REPLY_EXPECTED and not self.backlog.is_deaf(sender):
-            connection = self._connection
-            connection.send(encode_error(connection.next_serial(), serial, sender, error))
+        if flags & Flag.NO_REPLY_EXPECTED or self.backlog.is_deaf(sender):
+            return
+        number = self._connection.next_serial()
+        message = encode_error(number, serial, sender, error)
+        if sender is not None and self.backlog.must_look(sender, time.monotonic()):
+            self._send_after_look(sender, message)
+        else:
+            self._connection.send(message)
+
+    def _send_after_look(self, sender: str, message: bytes) -> None:
+        """Sends it to a caller that reads; while one is looked at, it gets nothing else."""
+
+        async def look_and_send() -> None:
+            try:
+                if await self.backlog.look_at(sender):
+                    self._connection.send(message)
+            finally:
+                self._looking.discard(sender)
+
+        if sender not in self._looking:
+            self._looking.add(sender)
+            self._start(look_and_send())
 
     # -- going down ----------------------------------------------------------------------------
 

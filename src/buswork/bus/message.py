@@ -244,7 +244,6 @@ def parse_fields(fields: bytes, order: str = "<") -> Header:
         raise CodecError(f"header fields that end in the middle: {error}") from error
     if header.path is not None and not is_object_path_valid(header.path):
         raise CodecError(f"{header.path!r} is no object path")
-    body_decoder(header.signature, order)  # refuses what is no signature
     return header
 
 

@@ -2,6 +2,7 @@ import asyncio
 import errno
 import json
 import logging
+import mmap
 import os
 import random
 import socket
@@ -15,6 +16,7 @@ from support.mapipcd import ask, large_request, matches, vectors
 from buswork.authority import Authority, Limits
 from buswork.bus.caller import Peer
 from buswork.bus.polkit import Answer, PolkitAbsent
+from buswork.client.reader import Reader
 from buswork.errors import InvalidArgs
 from buswork.log import Sparing
 from buswork.store.model import Store
@@ -23,7 +25,7 @@ from buswork.store.native import sockets as module
 from buswork.store.native.memory import SharedMemory
 from buswork.store.native.places import PlaceTaken, SocketFile, make_sockets
 from buswork.store.native.sockets import GET_NAME, SET_NAME, Doors, Patience
-from buswork.store.wire.requests import NULL_REPLY
+from buswork.store.wire.requests import NULL_REPLY, READER_REQUEST
 from buswork.store.wire.values import EMPTY, Json
 
 UID = os.geteuid()
@@ -88,8 +90,8 @@ class House:
         self.polkit = FakePolkit()
         self.store = Store(lambda: 0)
         self.authority = Authority(self.polkit, None, 12345, limits or Limits())
-        memory = SharedMemory(self.store, bytes(16))
-        self.doors = Doors(self.store, self.authority, patience, memory=memory)
+        self.memory = SharedMemory(self.store, bytes(16))
+        self.doors = Doors(self.store, self.authority, patience, memory=self.memory)
         self.files = make_sockets(directory)
         for file in self.files:
             self.doors.open(file.listener)
@@ -99,6 +101,7 @@ class House:
         for file in self.files:
             file.remove()
         self.doors.close()
+        self.memory.close()
 
     async def set(self, request, **keywords):
         return await asyncio.to_thread(ask, self.set_path, request, **keywords)
@@ -505,6 +508,154 @@ async def test_kernels_without_the_peers_pidfd(house, monkeypatch, number, name)
             peers.of(Sock())
         assert type(caught.value).__name__ == name
     peers.close()
+
+
+# The shared memory, handed over
+
+
+def ask_for_memory(path, request=READER_REQUEST):
+    """The reply, and the descriptors that came with it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        sock.sendall(request)
+        reply, fds, _, _ = socket.recv_fds(sock, 4096, 8)
+        while piece := sock.recv(4096):
+            reply += piece
+        return reply, fds
+
+
+async def memory_of(house, request=READER_REQUEST):
+    return await asyncio.to_thread(ask_for_memory, house.get_path, request)
+
+
+def readers(house):
+    """How many are counted."""
+    return house.authority.quotas.used(UID, "descriptors")
+
+
+async def test_a_reader_by_the_get_socket(house):
+    house.store.set(UID, "k", b"1")
+    for number in (1, 2):  # the second time nobody has to be asked, and the memory is there
+        reply, (fd,) = await memory_of(house)
+        assert reply == NULL_REPLY
+        with Reader(fd) as reader:
+            assert reader.lookup("k") == (b"%d" % number, number)
+            await house.set(setting("k", str(number + 1)))
+            assert reader.lookup("k") == (b"%d" % (number + 1), number + 1)
+            with pytest.raises(OSError, match=r"denied|permitted"):
+                mmap.mmap(fd, reader.layout.size, prot=mmap.PROT_WRITE)
+        assert readers(house) == number
+    assert house.polkit.questions == 2  # one of them for the sets
+    assert house.waiting == 0
+    house.doors.peers.close()
+    assert readers(house) == 0
+
+
+@pytest.mark.parametrize(
+    "request_", [READER_REQUEST[:-1], READER_REQUEST + b"\n", READER_REQUEST[1:], b"\0"]
+)
+async def test_what_only_looks_like_it_gets_no_reader(house, request_):
+    assert await memory_of(house, request_) == (NULL_REPLY, [])
+    assert readers(house) == 0
+
+
+async def test_the_set_socket_hands_out_nothing(house):
+    assert await house.set(READER_REQUEST, half_close=True) == b""
+    assert readers(house) == 0
+
+
+async def test_a_reader_is_for_those_who_may_read(house):
+    house.polkit.denied = {module.READ}
+    reply, fds = await memory_of(house)
+    assert (error_of(reply), fds) == ("AccessDenied", [])
+    assert readers(house) == 0
+    assert house.memory.facts() == {}  # not even made
+
+
+async def test_readers_are_counted(tmp_path, caplog):
+    async with a_house(tmp_path, limits=Limits(descriptors=2)) as house:
+        for _ in range(2):
+            before = descriptors()
+            _, (fd,) = await memory_of(house)
+            os.close(fd)  # which nobody sees
+        reply, fds = await memory_of(house)
+        assert (error_of(reply), fds) == ("LimitsExceeded", [])
+        assert "2 descriptors" in caplog.text
+        assert descriptors() == before
+
+
+async def test_a_reader_counts_until_its_process_ends(house):
+    code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+    code += "s.send(b'\\0mapipc-reader\\n'); print(len(socket.recv_fds(s, 99, 1)[1]), flush=True); "
+    code += "sys.stdin.read()"
+    client = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "-c", code, str(house.get_path),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert await client.stdout.readline() == b"1\n"
+    assert readers(house) == 1
+    await house.get(b"k")
+    assert readers(house) == 1
+    client.stdin.close()
+    await client.wait()
+    while readers(house):
+        await turns()
+
+
+async def test_without_a_memory_there_is_null(house, monkeypatch, caplog):
+    async def open_reader():
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(house.memory, "open_reader", open_reader)
+    assert await memory_of(house) == (NULL_REPLY, [])
+    assert "no memory" in caplog.text
+    assert readers(house) == 0
+
+
+@pytest.mark.parametrize("how", ["process", "connection"])
+async def test_who_is_gone_when_the_memory_is_ready_is_not_counted(house, monkeypatch, how):
+    opened = house.memory.open_reader
+
+    async def open_reader():
+        if how == "process":  # or it was forgotten, for others
+            house.doors.peers.close()
+        else:
+            for connection in tuple(house.doors._connections):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        return await opened()
+
+    await house.get(b"k")
+    fd = await opened()
+    before = descriptors()
+    monkeypatch.setattr(house.memory, "open_reader", open_reader)
+    try:
+        _, fds = await memory_of(house)
+    except ConnectionError:
+        fds = []
+    for each in (fd, *fds):
+        os.close(each)
+    while len(house.doors):
+        await turns()
+    assert readers(house) == house.waiting == 0
+    assert descriptors() < before
+
+
+async def test_a_connection_may_be_closed_while_it_waits_for_the_memory(house, monkeypatch):
+    waits = asyncio.Event()
+
+    async def open_reader():
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(house.memory, "open_reader", open_reader)
+    asking = asyncio.create_task(memory_of(house))
+    await waits.wait()
+    for connection in tuple(house.doors._connections):
+        connection.close()
+    assert await asking == (b"", [])
+    await turns()
+    assert readers(house) == house.waiting == 0
 
 
 # Patience and limits

@@ -170,12 +170,16 @@ class _Connection:
             memory = await self._door.doors.memory.open_reader()
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (memory,)))
             self.sock.sendmsg((NULL_REPLY,), (rights,), _SEND)  # a new socket has room
-            self.known.leases.append(lease)
-            lease = None
+            if self.known.is_kept:  # else it ended meanwhile, and nobody would give this back
+                self.known.leases.append(lease)
+                lease = None
         except (BusworkError, OSError) as error:
-            self._door.complain(self.known, error)
             self._task = None
-            self._send(NULL_REPLY)
+            if isinstance(error, BusworkError):
+                self._refuse(error)
+            else:  # there is no such memory to be had
+                self._door.complain(self.known, error)
+                self._send(NULL_REPLY)
             return
         finally:
             if lease is not None:
