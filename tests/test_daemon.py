@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from support.fakebus import DRIVER, DRIVER_PATH, ERROR, FakeBus, FakePolkit, Refused
@@ -15,7 +16,14 @@ from buswork import __version__, daemon
 from buswork.authority import Limits
 from buswork.bus.contract import load
 from buswork.bus.library import variant
-from buswork.daemon import BUS_NAME, DAEMON_PATH, LOG_CONTROL_PATH, Daemon, make_parser
+from buswork.daemon import (
+    BUS_NAME,
+    DAEMON_PATH,
+    DRAIN_SECONDS,
+    LOG_CONTROL_PATH,
+    Daemon,
+    make_parser,
+)
 from buswork.log import LEVELS
 from buswork.store.model import Limits as StoreLimits
 
@@ -544,7 +552,7 @@ async def test_37_only_logind_puts_the_machine_to_sleep(bus, made, life, caplog)
 async def test_descriptors_of_an_earlier_daemon_are_found_by_their_prefix(bus, polkit, signals):
     passed = {"toy-1": [11, 12], "toy-2": [13], "store": [14], "a-toy-1": [15]}
     made = Daemon(await bus.connect(), Limits(), "console", passed=passed)
-    assert made.descriptors("toy-") == [11, 12, 13]
+    assert made.descriptors("toy-") == {"toy-1": [11, 12], "toy-2": [13]}
 
 
 async def test_only_listening_unix_sockets_are_taken(bus, polkit, signals, tmp_path, caplog):
@@ -568,3 +576,9 @@ async def test_only_listening_unix_sockets_are_taken(bus, polkit, signals, tmp_p
             sock.close()
         for fd in pipe:
             os.close(fd)
+
+
+def test_the_unit_waits_longer_than_calls_are_drained():
+    unit = (Path(__file__).parents[1] / "systemd" / "buswork.service").read_text()
+    (line,) = [line for line in unit.splitlines() if line.startswith("TimeoutStopSec=")]
+    assert int(line.removeprefix("TimeoutStopSec=").removesuffix("s")) > 2 * DRAIN_SECONDS

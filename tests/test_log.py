@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from buswork.log import (
     NOTICE,
     ConsoleHandler,
     JournalHandler,
+    Unhurried,
     escaped,
     event,
     journal_datagram,
@@ -285,9 +287,35 @@ def test_the_journal_is_where_stderr_is_the_journal(root, monkeypatch):
     monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
     journal = set_up("info")
     assert journal.target == "journal"
-    journal._socket.close()
+    journal.close()
+    journal._handler._socket.close()
     monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino + 1}")
-    assert set_up("info").target == "console"
+    console = set_up("info")
+    assert console.target == "console"
+    console.close()
+
+
+def test_a_log_that_nobody_reads_stops_nobody(root):
+    """ATTACKS 20's neighbour: a pipe is full after 64 KiB, and then its writer waits."""
+    reading, go_on = threading.Event(), threading.Event()
+    written = []
+
+    class Stuck(ConsoleHandler):
+        def emit(self, record):
+            reading.set()
+            go_on.wait(10)
+            written.append(record.getMessage())
+
+    handler = Unhurried(Stuck())
+    for number in range(module.MAX_QUEUED + 10):
+        handler.handle(logging.makeLogRecord({"msg": f"line {number}", "levelno": 20}))
+        reading.wait(10)
+    assert handler._lost == 9  # one more had left the queue
+    go_on.set()
+    handler.close()
+    assert written[0] == "line 0"
+    assert written[module.MAX_QUEUED] == f"line {module.MAX_QUEUED}"
+    assert written[-1] == "9 lines of the log were lost"
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ class Limits:
     # Objects made for one uid; a quarter of a small machine's patience with ObjectManager.
     objects: int = 256
     watches: int = 64
+    # Connections with keys that go with them: the bus lets us watch 512 clients in all.
+    leases: int = 64
     # Descriptors handed out that we hold the other end of; eight such uids fit into 1,024.
     descriptors: int = 128
     # Connections to native sockets that wait for something; one answered at once never counts.

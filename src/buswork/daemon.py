@@ -46,7 +46,7 @@ API_VERSION = 1
 DO_NOT_QUEUE = 4
 PRIMARY_OWNER = 1
 
-# How long calls in flight may go on after SIGTERM. systemd waits for 15 s in our unit.
+# How long calls in flight may go on after SIGTERM; the unit's TimeoutStopSec is longer.
 DRAIN_SECONDS = 5.0
 
 
@@ -87,7 +87,7 @@ class DaemonFace(Face):
         ]
 
     def force_release(self, call: Call, path: str) -> None:
-        self._daemon.holdings.force(path)
+        self._daemon.holdings.force(path, call)
 
     @property
     def wings(self) -> dict[str, tuple[str, str]]:
@@ -115,7 +115,15 @@ class LogControlFace(Face):
         if level not in LEVELS:
             raise InvalidArgs(f"no such level: {level}; there are {', '.join(LEVELS)}")
         logging.getLogger().setLevel(LEVELS[level])
-        event(log, CONFIGURED, "log level set", level=level, uid=call.uid)
+        event(
+            log,
+            CONFIGURED,
+            "log level set",
+            path=LOG_CONTROL_PATH,
+            level=level,
+            uid=call.uid,
+            client=call.sender,
+        )
 
 
 class Daemon:
@@ -203,7 +211,7 @@ class Daemon:
         await self.edge.drain(DRAIN_SECONDS if self.connection.is_open else 0.0)
         for _, wing in reversed(self._wings):
             await wing.stop(for_good=status == 0)
-        await self.connection.writer.drain()
+        await self.connection.writer.drain(DRAIN_SECONDS)
         self.connection.close()
         return status
 
@@ -221,9 +229,9 @@ class Daemon:
             log.critical("the bus is gone: %s", closed.result())
             self._stop(1)
 
-    def descriptors(self, prefix: str) -> list[int]:
-        """The descriptors that an earlier daemon left with the service manager."""
-        return [fd for name, fds in self.passed.items() if name.startswith(prefix) for fd in fds]
+    def descriptors(self, prefix: str) -> dict[str, Sequence[int]]:
+        """The descriptors that an earlier daemon left with the service manager, by name."""
+        return {name: fds for name, fds in self.passed.items() if name.startswith(prefix)}
 
     def sockets(self, name: str) -> list[socket.socket]:
         """The listening sockets that the service manager passed under this name."""
@@ -322,7 +330,8 @@ async def _serve(options: argparse.Namespace, log_target: str) -> int:
         log.critical("%s", error)
         connection.close()
         return 1
-    names = ", ".join(makers)
+    running = [name for name, (state, _) in daemon.states.items() if state == "running"]
+    names = ", ".join(running) or "nothing"
     log.info("hello, world: busworkd %s serves %s", __version__, names)
     systemd.notify("READY=1", f"STATUS=serving {names}")
     status = await daemon.run()
@@ -431,7 +440,10 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     handler = set_up(options.log_level)
-    return asyncio.run(_serve(options, handler.target))
+    try:
+        return asyncio.run(_serve(options, handler.target))
+    finally:
+        handler.close()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ elsewhere it is a line on stderr. Whatever a stranger may have written is escape
 import logging
 import math
 import os
+import queue
 import socket
 import struct
 import sys
+import threading
 import time
 
 # The audit trail; described in systemd/buswork.catalog.
@@ -22,6 +24,9 @@ MARKED = "3f0d7c1f2b5e4d0f9a51c6f2a7a0d9e4"
 IDENTIFIER = "busworkd"
 _JOURNAL = "/run/systemd/journal/socket"
 NOTICE = 25
+# Lines that may wait for a reader of the log, and how long the last ones may take at the end.
+MAX_QUEUED = 1000
+CLOSE_SECONDS = 1.0
 logging.addLevelName(NOTICE, "NOTICE")
 
 # The names of org.freedesktop.LogControl1 (those of syslog) and the levels here.
@@ -168,10 +173,45 @@ def _journal_field(name: str, value: str) -> bytes:
     return b"%b\n%b%b\n" % (name.encode(), struct.pack("<Q", len(raw)), raw)
 
 
-def set_up(level: str) -> ConsoleHandler | JournalHandler:
+class Unhurried(logging.Handler):
+    """Lets a thread write: a pipe that nobody reads, or a journal that has stopped, must not stop
+    the daemon. What does not fit into the queue meanwhile is counted and lost."""
+
+    def __init__(self, handler: ConsoleHandler | JournalHandler) -> None:
+        super().__init__()
+        self.target = handler.target
+        self._handler = handler
+        self._queue: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_QUEUED)
+        self._lost = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self._lost += 1
+
+    def _write(self) -> None:
+        while (record := self._queue.get()) is not None:
+            self._handler.handle(record)
+            if self._lost and self._queue.empty():
+                text, self._lost = f"{self._lost} lines of the log were lost", 0
+                self._handler.handle(logging.makeLogRecord({"msg": text, "levelno": 30}))
+
+    def close(self) -> None:
+        """Writes what is queued, if that does not take long."""
+        try:
+            self._queue.put(None, timeout=CLOSE_SECONDS)
+        except queue.Full:
+            pass
+        self._thread.join(CLOSE_SECONDS)
+        super().close()
+
+
+def set_up(level: str) -> Unhurried:
     """Sends the log where systemd wants it, or to stderr."""
-    handler: ConsoleHandler | JournalHandler
-    handler = JournalHandler() if _stderr_is_journal() else ConsoleHandler()
+    handler = Unhurried(JournalHandler() if _stderr_is_journal() else ConsoleHandler())
     logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
     return handler
 

@@ -105,8 +105,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     partial = options.quick or options.only != list(PARTS) or options.contenders != keys
     if options.update_docs and partial:
         parser.error("--update-docs wants the whole bench: no --quick, --only or --contenders")
-    if options.update_docs and not edge_report.has_markers(DOCUMENT):
-        parser.error(f"{DOCUMENT} lacks the markers {edge_report.START} and {edge_report.END}")
+    if options.update_docs and not edge_report.has_markers(DOCUMENT, "edge"):
+        parser.error(f"{DOCUMENT} lacks the markers of a section bench:edge")
     if options.profile and not shutil.which("py-spy"):
         parser.error("--profile wants py-spy on the PATH")
     return options
@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         options.json.write_text(json.dumps(edge_report.as_json(results, machine), indent=1) + "\n")
     if options.update_docs:
-        edge_report.update(DOCUMENT, text)
+        edge_report.update(DOCUMENT, "edge", text)
     return 0 if all(goal.met for result in results.values() for goal in result.goals) else 1
 
 

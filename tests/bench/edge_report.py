@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-START = "<!-- bench:edge -->"
-END = "<!-- /bench:edge -->"
+START = "<!-- bench:{} -->"
+END = "<!-- /bench:{} -->"
 LIBRARIES = ("dbus-next", "dbus-fast")
 
 
@@ -87,15 +87,18 @@ def machine_facts() -> dict[str, str]:
     return facts | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def has_markers(document: Path) -> bool:
-    return document.is_file() and START in (text := document.read_text()) and END in text
+def has_markers(document: Path, bench: str) -> bool:
+    """Whether the document has a section for this bench, whose name is in the markers."""
+    start, end = START.format(bench), END.format(bench)
+    return document.is_file() and start in (text := document.read_text()) and end in text
 
 
-def update(document: Path, text: str) -> None:
+def update(document: Path, bench: str, text: str) -> None:
     """Replaces what stands between the markers."""
-    before, _, rest = document.read_text().partition(START)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{START}\n\n{text}\n{END}{after}")
+    start, end = START.format(bench), END.format(bench)
+    before, _, rest = document.read_text().partition(start)
+    _, _, after = rest.partition(end)
+    document.write_text(f"{before}{start}\n\n{text}\n{end}{after}")
 
 
 def _last_word(*command: str) -> str:

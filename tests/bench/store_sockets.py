@@ -1,6 +1,6 @@
-"""The native sockets and the thin commands, beside what they are compared with.
+"""The native sockets and the thin commands, beside what they are compared with. A part of store.py.
 
-    ./dev bench store_sockets
+    PYTHONPATH=src:tests python tests/bench/store_sockets.py
 
 * get and set with a connection for each request, by a client in C: busworkd on a private bus,
   and a server of the same shape in C, in turns.
@@ -23,7 +23,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from bench.edge_rig import BUS_CONFIGURATION
+from edge_report import Goal, Result, Table
+from edge_rig import BUS_CONFIGURATION
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
@@ -66,22 +67,23 @@ def running(
 
 
 @contextmanager
-def daemon(directory: Path, address: str) -> Iterator[None]:
-    """busworkd with its sockets in `directory`; ready when it says so."""
+def daemon(directory: Path, address: str, *options: str) -> Iterator[int]:
+    """busworkd with its sockets in `directory`, ready: its pid."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
         notes.bind(str(directory / "notify"))
         notes.settimeout(10)
         environment = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         command = [sys.executable, "-m", "buswork.daemon", "--bus", address]
         process = subprocess.Popen(
-            [*command, "--socket-dir", str(directory), "--log-level", "err"], env=environment
+            [*command, "--socket-dir", str(directory), "--log-level", "err", *options],
+            env=environment,
         )
         try:
             while b"READY=1" not in notes.recv(4096):
                 pass
             notes.settimeout(None)
             threading.Thread(target=drop, args=[notes], daemon=True).start()
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait(10)
@@ -103,7 +105,8 @@ def rate(client: Path, directory: Path, kind: str) -> tuple[float, int]:
     return figures["rate"], figures["lost"]
 
 
-def rates(client: Path, unit: Path, contender: Path) -> list[list[str]]:
+def rates(client: Path, unit: Path, contender: Path) -> Result:
+    result = Result()
     rows = []
     for kind in REQUESTS:
         taken: dict[Path, list[float]] = {unit: [], contender: []}
@@ -114,12 +117,18 @@ def rates(client: Path, unit: Path, contender: Path) -> list[list[str]]:
                 samples.append(one)
                 lost += missing
         ours, theirs = (statistics.median(taken[place]) for place in (unit, contender))
-        ratio = ours / theirs
-        rows.append(
-            [f"native {kind}/s, connecting each time", f"{ours:,.0f}", f"C server {theirs:,.0f}",
-             f"{ratio:.2f} x (goal 0.5), lost {lost}; the original, elsewhere: {ORIGINAL[kind]:,}"]
-        )  # fmt: skip
-    return rows
+        result.goals.append(
+            Goal(
+                f"native {kind}, connecting each time, to a server of the same shape in C",
+                ">= 0.5 x",
+                f"{ours / theirs:.2f} x",
+                ours >= 0.5 * theirs and not lost,
+            )
+        )
+        rows.append([kind, f"{ours:,.0f}", f"{theirs:,.0f}", f"{ORIGINAL[kind]:,}", str(lost)])
+    head = ["request", "busworkd /s", "server in C /s", "the original, elsewhere, /s", "lost"]
+    result.tables.append(Table("Native requests, a connection each, client in C", head, rows))
+    return result
 
 
 def answered_at_once(unit: Path) -> int:
@@ -178,22 +187,53 @@ def commands(tmp: Path, unit: Path, address: str) -> tuple[dict[str, list[str]],
     return found, os.environ | places
 
 
-def start_rows(times: dict[str, float]) -> list[list[str]]:
+def starts(times: dict[str, float]) -> Result:
     bare, program = times["python3 -I -c pass"], times["globstash get (Python)"]
-    rows = [
-        ["globstash get, Python, ms", f"{program:.1f}", f"python3 -I -c pass {bare:.1f}",
-         f"goal <= {1.3 * bare + 10:.1f}"],
-    ]  # fmt: skip
+    most = 1.3 * bare + 10
+    goals = [
+        Goal(
+            "globstash get in Python, the whole process",
+            f"<= {most:.1f} ms (1.3 x python3 -I -c pass, and 10 ms)",
+            f"{program:.1f} ms",
+            program <= most,
+        )
+    ]
     if "busctl call" in times:
-        small, call = times["globstash get (C)"], times["busctl call"]
-        rows.append(
-            ["globstash get, C, ms", f"{small:.2f}", f"busctl call {call:.2f}",
-             f"{small / call:.2f} x (goal 0.5)"]
-        )  # fmt: skip
-    return rows
+        ratio = times["globstash get (C)"] / times["busctl call"]
+        what = "globstash get in C, the whole process, to busctl call"
+        goals.append(Goal(what, "<= 0.5 x", f"{ratio:.2f} x", ratio <= 0.5))
+    rows = [[name, f"{taken:.2f}"] for name, taken in times.items()]
+    return Result(goals, [Table("Whole processes", ["command", "ms"], rows)])
 
 
-def main() -> None:
+def crowd(unit: Path) -> Result:
+    """Those who come at once, and those who never say what they came for."""
+    count = answered_at_once(unit)
+    goals = [
+        Goal(f"{CLIENTS} clients at once", f"{CLIENTS} answered", str(count), count == CLIENTS)
+    ]
+    taken, after = half_open(unit)
+    goals.append(
+        Goal(
+            f"{HALF_OPEN:,} half-open connections over time; then {CLIENTS} gets at once",
+            "served",
+            f"in {taken:.1f} s; then {after * 1000:.0f} ms",
+            answered_at_once(unit) == CLIENTS,
+        )
+    )
+    return Result(goals)
+
+
+@contextmanager
+def private_bus(tmp: Path) -> Iterator[str]:
+    """Its address."""
+    (tmp / "bus.conf").write_text(BUS_CONFIGURATION.format(socket=tmp / "bus"))
+    bus = ["dbus-daemon", f"--config-file={tmp}/bus.conf", "--nofork", "--print-address=1"]
+    with running(bus, "unix:", dict(os.environ)):
+        yield f"unix:path={tmp}/bus"
+
+
+def sockets() -> Iterator[Result]:
     with ExitStack() as stack:
         tmp = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
         unit, contender = tmp / "unit", tmp / "c"
@@ -202,24 +242,15 @@ def main() -> None:
         client = compile_c(tmp, HERE / "c/store_sockets_client.c")
         server = compile_c(tmp, HERE / "c/store_sockets_server.c")
         compile_c(tmp, PROJECT / "src/globstash/globstash.c")
-        address = f"unix:path={tmp}/bus"
-        (tmp / "bus.conf").write_text(BUS_CONFIGURATION.format(socket=tmp / "bus"))
-        bus = ["dbus-daemon", f"--config-file={tmp}/bus.conf", "--nofork", "--print-address=1"]
-        stack.enter_context(running(bus, "unix:", dict(os.environ)))
+        address = stack.enter_context(private_bus(tmp))
         stack.enter_context(daemon(unit, address))
         stack.enter_context(running([server, contender], "READY", dict(os.environ)))
-        rows = rates(client, unit, contender)
-        count = answered_at_once(unit)
-        rows.append([f"{CLIENTS} clients at once", f"{count} answered", "the original 10", ""])
-        rows += start_rows(start_times(*commands(tmp, unit, address)))
-        taken, after = half_open(unit)
-        rows.append(
-            [f"{HALF_OPEN:,} half-open connections, s", f"{taken:.1f}", "",
-             f"{CLIENTS} gets right after them: {after * 1000:.0f} ms"]
-        )  # fmt: skip
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+        yield rates(client, unit, contender)
+        yield starts(start_times(*commands(tmp, unit, address)))
+        yield crowd(unit)
 
 
 if __name__ == "__main__":
-    main()
+    for result in sockets():
+        for goal in result.goals:
+            print(f"{goal.figure}: {goal.measured} ({goal.goal}): {goal.verdict}", flush=True)

@@ -65,10 +65,10 @@ async def test_what_is_given_back_is_not_taken_away(bus, holdings, taken):
 async def test_it_can_be_taken_by_force_once(bus, holdings, taken, caplog):
     caplog.set_level(0)
     held = await hold(holdings, taken)
-    assert holdings.force(PATH) is held
+    assert holdings.force(PATH, Call(":1.8", 2000, 0, "/")) is held
     assert taken == [PATH]
     with pytest.raises(UnknownObject):
-        holdings.force(PATH)
+        holdings.force(PATH, Call(":1.8", 2000, 0, "/"))
     await bus.settle()
     assert bus.matches == {}
     assert [record.message_id for record in caplog.records] == [CLAIMED, RESET]

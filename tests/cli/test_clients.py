@@ -8,7 +8,10 @@ PIPE = subprocess.PIPE
 
 
 def test_who_holds_what_and_taking_it_away(bus):
-    assert json.loads(bus.run("clients", "--json").stdout) == []
+    done = bus.run("clients", "--json")
+    assert (json.loads(done.stdout), done.stderr) == ([], "")
+    done = bus.run("clients")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "nobody holds anything\n")
     bus.run("store", "set", "a", "1")
     watch = bus.popen("store", "watch", "a", "--from", "0", stdout=PIPE, stderr=PIPE)
     watch.stdout.readline()

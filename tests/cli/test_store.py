@@ -95,10 +95,38 @@ def test_set_while_a_command_runs(shared_bus):
     done = shared_bus.run(*words, env={"PATH": path})
     assert (done.returncode, done.stdout) == (7, "value")
     assert ok(shared_bus.run("store", "wait", "while", "", "--timeout", "10")) == ""
-    done = shared_bus.run("store", "set", "while", "value", "--while", "/nowhere")
+    words = ("store", "set", "while", "value", "--while", "--", "true")
+    assert ok(shared_bus.run(*words)) == ""
+
+
+def test_a_command_that_is_not_there_sets_nothing(shared_bus):
+    for command in ([], ["--"], ["/nowhere"], ["--", "/nowhere"], ["/"], ["no-such-command"]):
+        done = shared_bus.run("store", "set", "not-there", "value", "--while", *command)
+        assert (done.returncode, done.stdout) == (Exit.USAGE, "")
+        assert "--while" in done.stderr.splitlines()[-1]
+    done = shared_bus.run("store", "set", "not-there", "x", "--if-revision", "0", "--json")
+    revision = json.loads(done.stdout)["revision"]
+    changes = shared_bus.run("store", "watch", "not-there", "--from", "0", "-c", "1", "--json")
+    assert json.loads(changes.stdout)["revision"] == revision
+
+
+def test_wrong_use_shows_the_usage(shared_bus):
+    done = shared_bus.run("store", "set", "only-a-key")
     assert done.returncode == Exit.USAGE
-    done = shared_bus.run("store", "set", "while", "value", "--while")
-    assert done.returncode == Exit.USAGE
+    assert done.stderr.startswith("usage: buswork store set ")
+    assert "buswork: set takes KEY VALUE" in done.stderr
+
+
+def test_options_between_the_words(shared_bus):
+    assert ok(shared_bus.run("store", "set", "between", "--if-revision", "0", "1")) == ""
+    assert ok(shared_bus.run("store", "set", "between", "--ttl", "60", "2")) == ""
+    assert ok(shared_bus.run("store", "get", "between")) == "2"
+
+
+def test_a_ttl_that_is_too_long(shared_bus):
+    done = shared_bus.run("store", "set", "long", "v", "--ttl", "1e300")
+    assert done.returncode == Exit.FAILED
+    assert "at most 3162240000 seconds" in done.stderr
 
 
 def test_delete_list_and_describe(shared_bus):
@@ -106,9 +134,12 @@ def test_delete_list_and_describe(shared_bus):
     assert ok(shared_bus.run("store", "list", "l/")) == "l/\\n\nl/1\n"
     assert ok(shared_bus.run("store", "list", "l/", "-0")) == "l/\n\0l/1\0"
     assert json.loads(ok(shared_bus.run("store", "list", "l/", "--json"))) == ["l/\n", "l/1"]
-    assert "size      1 bytes" in ok(shared_bus.run("store", "describe", "l/1"))
+    lines = ok(shared_bus.run("store", "describe", "l/1")).splitlines()
+    assert lines[0] == "key       l/1"
+    assert "size      1 bytes" in lines
+    assert ok(shared_bus.run("store", "describe", "l/\n")).startswith("key       l/\\n\n")
     facts = json.loads(ok(shared_bus.run("store", "describe", "l/1", "--json")))
-    assert (facts["uid"], facts["size"]) == (os.getuid(), 1)
+    assert (facts["key"], facts["uid"], facts["size"]) == ("l/1", os.getuid(), 1)
     assert json.loads(ok(shared_bus.run("store", "delete", "l/1", "--json"))) == {"l/1": True}
     done = shared_bus.run("store", "describe", "l/1", "--json")
     assert (done.returncode, done.stdout) == (Exit.NOT_SET, "null\n")

@@ -47,8 +47,12 @@ def test_a_command_that_fails_or_is_not_there(bus):
     bus.run("store", "set", "a", "1")
     done = bus.run("store", "watch", "--from", "0", "-c", "1", "--exec", "false")
     assert (done.returncode, done.stderr) == (0, "false ended with 1 at revision 1\n")
-    done = bus.run("store", "watch", "--from", "0", "-c", "1", "--exec", "/nowhere")
-    assert done.returncode == Exit.USAGE
+    done = bus.run("store", "watch", "--from", "0", "-c", "1", "--exec", "--", "echo", "--", "x")
+    assert done.stdout == "-- x\n"
+    for command in ([], ["--"], ["/nowhere"], ["no-such-command"]):  # and before any change comes
+        done = bus.run("store", "watch", "--exec", *command, timeout=10)
+        assert done.returncode == Exit.USAGE
+        assert "--exec" in done.stderr.splitlines()[-1]
 
 
 def test_a_restart_is_a_gap(bus):

@@ -1,11 +1,47 @@
 import concurrent.futures
+import inspect
 import os
 import threading
 
 import pytest
 
-from buswork.client import Disconnected, RevisionGone, TimedOut
+from buswork.client import Disconnected, RevisionGone, TimedOut, blocking, connection, daemon, store
 from buswork.client.blocking import Client
+
+
+def public(kind: type) -> set[str]:
+    return {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if name[0] != "_"}
+
+
+def signature(kind: type, name: str) -> inspect.Signature:
+    return inspect.signature(getattr(kind, name), eval_str=True)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(blocking.Store, store.Store), (blocking.Daemon, daemon.Daemon)]
+)
+def test_the_signatures_are_those_of_the_asyncio_client(ours, theirs):
+    assert public(ours) == public(theirs)
+    for name in public(ours) - {"watch"}:
+        assert signature(ours, name) == signature(theirs, name), name
+    if "watch" in public(ours):
+        watch = signature(ours, "watch").replace(return_annotation=store.Watch)
+        assert watch == signature(theirs, "watch")
+
+
+@pytest.mark.parametrize(
+    ("name", "only_asyncio"),
+    [
+        ("__init__", {"before_prompt"}),
+        ("on_restart", set()),
+        ("wait_running", {"not_by", "start"}),
+    ],
+)
+def test_the_client_takes_the_same_arguments(name, only_asyncio):
+    theirs = dict(signature(connection.Client, name).parameters)
+    for left_out in only_asyncio:
+        del theirs[left_out]
+    assert dict(signature(blocking.Client, name).parameters) == theirs
 
 
 def test_the_same_calls(shared_bus):

@@ -19,6 +19,7 @@ from buswork.client.reader import Again, Closed, Reader, Reopen, TooLarge
 from buswork.store.model import Limits, Store
 from buswork.store.native.memory import SharedMemory
 from buswork.store.wire.memory import MIN_SIZE, OUTSIDE_AT, STATE_AT, encode_record, tag_of
+from buswork.store.wire.values import EMPTY, Json
 
 KEYS = [f"key-{n}" for n in range(40)]
 
@@ -277,4 +278,80 @@ async def test_a_value_that_never_rests_is_given_up(monkeypatch: pytest.MonkeyPa
     with pytest.raises(Again):
         reader.get("k")
     reader.close()
+    memory.close()
+
+
+async def test_whether_the_writer_lives() -> None:
+    """The kernel says so; a copy of the memory has no writer."""
+    store = Store(lambda: 0)
+    store.set(0, "k", b"v")
+    memory = SharedMemory(store, b"e" * 16)
+    fd = await memory.open_reader()
+    copy = sealed(os.pread(fd, os.fstat(fd).st_size, 0))
+    with Reader(fd) as reader, Reader(copy) as lonely:
+        assert reader.alive
+        assert not lonely.alive
+        assert lonely.get("k") == b"v"
+        memory.close()
+        for thread in threading.enumerate():
+            if thread.name == "release":
+                thread.join()
+        assert not reader.alive
+        with pytest.raises(Closed):
+            reader.get("k")
+        assert reader.sequence == 1
+
+
+async def test_what_is_no_text_comes_as_json() -> None:
+    store = Store(lambda: 0)
+    for key, value in (("list", Json(b"[1]")), ("empty", EMPTY), ("text", b"[1]")):
+        store.set(0, key, value)
+    memory = SharedMemory(store, b"e" * 16)
+    with Reader(await memory.open_reader()) as reader:
+        found = reader.get("list")
+        assert found == Json(b"[1]")
+        assert found != reader.get("text") == b"[1]"
+        assert reader.lookup("list") == (Json(b"[1]"), 1)
+        assert reader.get("empty") == b""
+        assert type(reader.get("empty")) is bytes
+    memory.close()
+
+
+async def test_the_memory_moves_and_the_values_with_it() -> None:
+    """Who is told to reopen finds everything in the next one, by the same road."""
+    store = Store(lambda: 0)
+    memory = SharedMemory(store, b"e" * 16, smallest=MIN_SIZE)
+    first = Reader(await memory.open_reader())
+    number, moved = 0, False
+    while not moved:
+        store.set(0, f"key-{number}", b"%d" % number)
+        try:
+            assert first.get(f"key-{number}") == b"%d" % number
+        except TooLarge:
+            pass  # said to be elsewhere while the next one is made
+        except Reopen as error:
+            moved = not isinstance(error, Closed)
+        number += 1
+        await asyncio.sleep(0)
+    first.close()
+    with Reader(await memory.open_reader()) as second:
+        assert second.layout.generation > first.layout.generation
+        for each in range(number):
+            assert second.get(f"key-{each}") == b"%d" % each
+    memory.close()
+
+
+async def test_a_closed_reader_gives_its_descriptor_back() -> None:
+    store = Store(lambda: 0)
+    memory = SharedMemory(store, b"e" * 16)
+    fds = len(os.listdir("/proc/self/fd"))
+    fd = await memory.open_reader()
+    before = len(os.listdir("/proc/self/fd"))
+    reader = Reader(fd)
+    reader.close()
+    reader.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    with pytest.raises(ValueError, match="released"):
+        reader.get("k")
+    assert before > fds
     memory.close()

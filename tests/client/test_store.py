@@ -4,6 +4,8 @@ import math
 import pytest
 
 from buswork.client import Client, Description, InvalidArgs, Lookup, Swap
+from buswork.client.store import MAX_TTL_MS
+from buswork.store import model
 
 
 async def test_values(shared_bus):
@@ -53,11 +55,20 @@ async def test_a_key_goes_after_its_time_and_with_its_client(shared_bus):
                 gone.add(change.key)
 
 
-@pytest.mark.parametrize("ttl", [0, -1, math.inf, math.nan])
+@pytest.mark.parametrize(
+    "ttl", [0, -1, MAX_TTL_MS / 1000 + 0.001, 1e300, 1.7e308, 10**400, math.inf, math.nan]
+)
 async def test_a_time_that_is_none(shared_bus, ttl):
     async with Client(shared_bus.address) as client:
-        with pytest.raises(InvalidArgs):
+        with pytest.raises(InvalidArgs, match="at most 3162240000 seconds"):
             await client.store.set("key", "value", ttl=ttl)
+
+
+async def test_the_longest_and_the_shortest_time(shared_bus):
+    assert MAX_TTL_MS == model.MAX_TTL_MS
+    async with Client(shared_bus.address) as client:
+        assert await client.store.set("key", "value", ttl=MAX_TTL_MS / 1000)
+        assert await client.store.set("key", "value", ttl=5e-324)
 
 
 async def test_marks(shared_bus):

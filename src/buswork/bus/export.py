@@ -111,4 +111,4 @@ class Edge:
     async def drain(self, seconds: float) -> None:
         """Lets calls in flight end, for so long at the most, and sends what is queued."""
         await self.dispatcher.drain(seconds)
-        await self.connection.writer.drain()
+        await self.connection.writer.drain(seconds)

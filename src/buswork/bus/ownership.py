@@ -61,7 +61,7 @@ class Holdings:
         if left:  # between the bus's last word and now
             raise Gone(call.sender)
         self._held[path] = held
-        event(log, CLAIMED, "claimed", held=path, thing=what, uid=call.uid, client=call.sender)
+        event(log, CLAIMED, "claimed", path=path, thing=what, uid=call.uid, client=call.sender)
         return held
 
     def let_go(self, held: Held) -> None:
@@ -69,12 +69,22 @@ class Holdings:
         if self._held.pop(held.path, None) is not None:
             self._callers.unwatch(held.client, held.owner_left)
 
-    def force(self, path: str) -> Held:
-        """Takes a thing away from its owner."""
+    def force(self, path: str, call: Call) -> Held:
+        """Takes a thing away from its owner, because somebody else asks for it."""
         held = self._held.get(path)
         if held is None:
             raise UnknownObject(f"nobody holds {path}")
         self.let_go(held)
         held.take_away()
-        event(log, RESET, "taken away", held=path, thing=held.what, uid=held.uid)
+        event(
+            log,
+            RESET,
+            "taken away",
+            path=path,
+            thing=held.what,
+            uid=call.uid,
+            client=call.sender,
+            owner_uid=held.uid,
+            owner=held.client,
+        )
         return held

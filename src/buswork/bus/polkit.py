@@ -104,7 +104,7 @@ class Polkit:
             self._cancel(cancellation)
             raise TimedOut(f"polkit did not answer for action {action}") from error
         except (ValueError, TypeError, IndexError) as error:
-            raise PolkitAbsent(f"polkit answered nonsense: {error}") from error
+            raise BusworkError(f"polkit answered nonsense: {error}") from error
         except BusworkError as error:
             if error.name in _ABSENT or error.name.startswith(_SPAWN_FAILED):
                 raise PolkitAbsent(str(error)) from error

@@ -305,20 +305,32 @@ class Connection:
         timeout: float | None = DEFAULT_TIMEOUT,
     ) -> Frame:
         """Calls a method; returns the reply's frame or raises BusworkError with its name."""
+        target = (destination, path, interface, member)
+        serial = self._begin_call(target, signature, values, flags)
+        return await self._reply_to(serial, target, timeout)
+
+    def _begin_call(
+        self, target: tuple[str, str, str, str], signature: str, values: Sequence[Any], flags: int
+    ) -> int:
+        """Sends a call at once, so that calls leave in the order in which they were begun."""
         if not self.is_open:
             raise Disconnected("the connection to the bus is gone")
         serial = self.next_serial()
-        future: asyncio.Future[Frame] = self._loop.create_future()
-        self._pending[serial] = future
+        self._send_call(serial, flags, target, signature, values)
+        self._pending[serial] = self._loop.create_future()
+        return serial
+
+    async def _reply_to(
+        self, serial: int, target: tuple[str, str, str, str], timeout: float | None
+    ) -> Frame:
+        future = self._pending[serial]
         try:
-            self._send_call(
-                serial, flags, (destination, path, interface, member), signature, values
-            )
             async with asyncio.timeout(timeout):
                 frame = await future
         except TimeoutError:
             _close_unread(future)
-            raise TimedOut(f"{destination} did not answer {member} in {timeout:g} s") from None
+            text = f"{target[0]} did not answer {target[3]} in {timeout:g} s"
+            raise TimedOut(text) from None
         except asyncio.CancelledError:
             _close_unread(future)
             raise
@@ -406,9 +418,13 @@ class Connection:
     async def add_match(self, rule: str) -> None:
         """Subscribes to what the rule describes; equal rules are counted, not repeated."""
         count = self._matches.get(rule, 0)
-        self._matches[rule] = count + 1
         if not count:
-            self._adding[rule] = self._loop.create_task(self._add_match(rule))
+            # Sent here and now: a task might do so only after the rule was taken back.
+            target = (BUS, BUS_PATH, BUS, "AddMatch")
+            serial = self._begin_call(target, "s", (rule,), 0)
+            task = self._adding[rule] = self._loop.create_task(self._added(rule, serial, target))
+            task.add_done_callback(_look_at_failure)
+        self._matches[rule] = count + 1
         if rule in self._adding:  # not before the bus has said yes to the first
             try:
                 await asyncio.shield(self._adding[rule])
@@ -416,9 +432,9 @@ class Connection:
                 self.remove_match(rule)
                 raise
 
-    async def _add_match(self, rule: str) -> None:
+    async def _added(self, rule: str, serial: int, target: tuple[str, str, str, str]) -> None:
         try:
-            await self.call_bus("AddMatch", "s", (rule,))
+            await self._reply_to(serial, target, DEFAULT_TIMEOUT)
         except BaseException:
             if self._adding.get(rule) is asyncio.current_task():
                 self._matches.pop(rule, None)
@@ -450,6 +466,12 @@ def _error_of(frame: Frame) -> BusworkError:
         text = values[0] if values and isinstance(values[0], str) else ""
     close_all(frame.fds)
     return BusworkError(text, frame.header.error_name or BusworkError.name)
+
+
+def _look_at_failure(task: asyncio.Task[None]) -> None:
+    """Whoever waits has it; if nobody does any more, it is no news."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _close_unread(future: asyncio.Future[Frame]) -> None:

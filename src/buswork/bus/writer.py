@@ -19,6 +19,8 @@ QUEUE_MAX = 128 * 1024 * 1024
 # How much goes into one send: more does not fit into a socket buffer anyway.
 BATCH_BYTES = 128 * 1024
 BATCH_PIECES = 256
+# How long a peer may take to read the last that it is sent.
+DRAIN_SECONDS = 5.0
 # How much output passes between two calls of `on_output`.
 OUTPUT_STEP = 1024 * 1024
 
@@ -128,12 +130,12 @@ class Writer:
         self.flush()
         self._on_room()
 
-    async def drain(self) -> None:
-        """Returns when all that was queued is with the peer, or never will be."""
+    async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Returns when all that was queued has gone, or never will, or takes too long."""
         if self.is_open and self.queued:
             if self._drained is None:
                 self._drained = self._loop.create_future()
-            await asyncio.shield(self._drained)
+            await asyncio.wait((self._drained,), timeout=seconds)
 
     def _tell_drained(self) -> None:
         if self._drained is not None:

@@ -20,6 +20,8 @@ async def show(client: Client, options: argparse.Namespace, out: Output) -> int:
     held = sorted(await client.daemon.list_clients(), key=lambda each: each.since_unix_us)
     if out.json:
         out.document([dataclasses.asdict(each) for each in held])
+    elif not held:
+        out.note("nobody holds anything")
     else:
         out.table(HEAD, map(_row, held))
     return Exit.OK

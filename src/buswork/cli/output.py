@@ -18,7 +18,11 @@ _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
 class CommandError(Exception):
-    """The command line, or a file that it names, is not as it must be."""
+    """The command line is not as it must be."""
+
+
+class InputError(Exception):
+    """What a file or stdin holds is not as it must be."""
 
 
 def has_color(stream: TextIO, *, forbidden: bool) -> bool:

@@ -22,11 +22,52 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """No abbreviated options: a script must not break because an option was added."""
+    """Takes the options and words of a command in any order, and tells that command's usage.
+
+    argparse alone would end `set KEY --ttl 60 VALUE` after KEY, and leave it to the parser at
+    the top to complain. (Its parse_intermixed_args is not for subparsers.)
+
+    No abbreviated options: a script must not break because an option was added.
+    """
+
+    _options_only = False
 
     def __init__(self, **options: object) -> None:
         settings: dict[str, object] = {"allow_abbrev": False, "formatter_class": _Formatter}
         super().__init__(**(settings | options))  # type: ignore[arg-type]
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str], namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """The options first, then the words that were between them, and all behind a `--`."""
+        if namespace is None:
+            namespace = argparse.Namespace()
+        if self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        words = list(args)
+        end = words.index("--") if "--" in words else len(words)
+        namespace, left = self._parse_options(words[:end], namespace)
+        namespace, unknown = super().parse_known_args([*left, *words[end:]], namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, []
+
+    def _parse_options(
+        self, words: list[str], namespace: argparse.Namespace
+    ) -> tuple[argparse.Namespace, list[str]]:
+        required = [action for action in self._get_positional_actions() if action.required]
+        self._options_only = True
+        try:
+            for action in required:
+                action.required = False
+            return super().parse_known_args(words, namespace)
+        finally:
+            self._options_only = False
+            for action in required:
+                action.required = True
+
+    def _get_positional_actions(self) -> list[argparse.Action]:
+        return [] if self._options_only else super()._get_positional_actions()
 
 
 # What follows one of these is a command of the user's, untouched.
@@ -50,13 +91,17 @@ def revision(text: str) -> int:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """As make_parser does; but argparse would keep a command from having a -- in it."""
+    """As make_parser does; but argparse would keep a command from having a -- in it.
+
+    One -- right before the command is no part of it: many are used to writing one there.
+    """
     words = list(arguments)
     ours = words[: words.index("--")] if "--" in words else words
     at = min((ours.index(option) for option in PROGRAM_OPTIONS if option in ours), default=None)
     options = make_parser().parse_args(words if at is None else words[: at + 1])
     if at is not None:
-        options.program = words[at + 1 :]
+        program = words[at + 1 :]
+        options.program = program[1:] if program[:1] == ["--"] else program
     return options
 
 
@@ -136,7 +181,7 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     text = description or f"{summary[0].upper()}{summary[1:]}."
     parser = commands.add_parser(name, help=summary, description=text)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage=parser.format_usage)
     _add_common(parser, defaults=False, timeout=timeout)
     return parser
 

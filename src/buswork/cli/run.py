@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from buswork.cli.agent import Agent
 from buswork.cli.exits import Exit
-from buswork.cli.output import CommandError, Output
+from buswork.cli.output import CommandError, InputError, Output
 from buswork.client import (
     AccessDenied,
     BusworkError,
@@ -49,12 +49,13 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except CommandError as error:
+        print(options.usage(), end="", file=sys.stderr)
         out.error(str(error))
         return Exit.USAGE
     except BusworkError as error:
         out.error(str(error), error.name)
         return _EXITS.get(type(error), Exit.FAILED)
-    except OSError as error:
+    except (InputError, OSError) as error:
         out.error(str(error))
         return Exit.FAILED
 

@@ -6,10 +6,11 @@ import dataclasses
 import signal
 import sys
 
+from buswork.cli import program
 from buswork.cli.clients import user_name
 from buswork.cli.exits import Exit
-from buswork.cli.output import CommandError, Output, when
-from buswork.client import Client, Description, InvalidArgs
+from buswork.cli.output import CommandError, InputError, Output, when
+from buswork.client import Client, Description
 
 # More than any value may have (MaxValueBytes): what comes from stdin is not read without end.
 MAX_STDIN = 16 * 1024 * 1024
@@ -54,9 +55,9 @@ async def list_(client: Client, options: argparse.Namespace, out: Output) -> int
 async def describe(client: Client, options: argparse.Namespace, out: Output) -> int:
     facts = await client.store.describe(options.key)
     if out.json:
-        out.document(None if facts is None else _known(facts))
+        out.document(None if facts is None else {"key": options.key} | _known(facts))
     elif facts is not None:
-        _describe(facts, out)
+        _describe(options.key, facts, out)
     if facts is None:
         out.error(f"not set: {options.key}")
         return Exit.NOT_SET
@@ -68,7 +69,8 @@ def _known(facts: Description) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _describe(facts: Description, out: Output) -> None:
+def _describe(key: str, facts: Description, out: Output) -> None:
+    out.prose(f"key       {out.styled(key, 'bold')}")
     out.prose(f"revision  {facts.revision}")
     out.prose(f"changed   {when(facts.time_unix_us)}")
     out.prose(f"by        {out.styled(user_name(facts.uid), 'bold')} (uid {facts.uid})")
@@ -83,6 +85,8 @@ def _describe(facts: Description, out: Output) -> None:
 
 
 async def set_(client: Client, options: argparse.Namespace, out: Output) -> int:
+    if options.program is not None:
+        program.check("--while", options.program)
     pairs = _pairs(options.key, options.words)
     single = len(pairs) == 1
     if not single and (options.ttl or options.if_revision is not None or options.program):
@@ -121,11 +125,11 @@ def _pairs(key: str | None, words: list[str]) -> list[tuple[str, str]]:
 def _read_stdin() -> str:
     data = sys.stdin.buffer.read(MAX_STDIN + 1)
     if len(data) > MAX_STDIN:
-        raise CommandError(f"stdin has more than {MAX_STDIN} bytes")
+        raise InputError(f"stdin has more than {MAX_STDIN} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise InvalidArgs(f"stdin is no text in UTF-8: {error}") from None
+        raise InputError(f"stdin is no text in UTF-8: {error}") from None
 
 
 async def _set_if(
@@ -144,8 +148,6 @@ async def _set_while(
     client: Client, options: argparse.Namespace, out: Output, key: str, value: str
 ) -> int:
     """The key lives as long as the command; Ctrl-C is for the command, which decides."""
-    if not options.program:
-        raise CommandError("--while takes a command")
     loop = asyncio.get_running_loop()
     await client.store.set(key, value, ttl=options.ttl, until_i_leave=True)
     loop.add_signal_handler(signal.SIGINT, lambda: None)

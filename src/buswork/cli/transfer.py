@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from buswork.cli.exits import Exit
-from buswork.cli.output import CommandError, Output
+from buswork.cli.output import InputError, Output
 from buswork.client import Client, LimitsExceeded
 
 # Far below the 32 MiB at which a bus cuts a sender off, and the 65,536 elements of one message.
@@ -74,12 +74,12 @@ def _parse(text: bytes) -> dict[str, str]:
     try:
         values: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"this is no JSON: {error}") from None
+        raise InputError(f"this is no JSON: {error}") from None
     if not isinstance(values, dict):
-        raise CommandError("this JSON is no object of keys and values")
+        raise InputError("this JSON is no object of keys and values")
     for key, value in values.items():
         if not isinstance(value, str | None):
-            raise CommandError(f"the value of {key!r} is no string")
+            raise InputError(f"the value of {key!r} is no string")
     return {key: value or "" for key, value in values.items()}
 
 

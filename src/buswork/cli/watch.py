@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 
+from buswork.cli import program
 from buswork.cli.exits import Exit
 from buswork.cli.output import CommandError, Output
 from buswork.cli.run import while_somebody_reads
@@ -17,8 +18,8 @@ async def watch(client: Client, options: argparse.Namespace, out: Output) -> int
     left = options.count
     if left is not None and left < 1:
         raise CommandError("--count is 1 or more")
-    if options.program is not None and not options.program:
-        raise CommandError("--exec takes a command")
+    if options.program is not None:
+        program.check("--exec", options.program)
     async with client.store.watch(options.prefix, options.from_) as changes:
         with while_somebody_reads():
             async for change in changes:

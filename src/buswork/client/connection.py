@@ -9,9 +9,10 @@ from buswork.bus.address import bus_address
 from buswork.bus.caller import NameTracker
 from buswork.bus.codec import CodecError
 from buswork.bus.message import Flag, Frame
+from buswork.bus.objects import PROPERTIES
 from buswork.bus.transport import Connection
 from buswork.bus.writer import close_all
-from buswork.client.daemon import Daemon
+from buswork.client.daemon import BUS_NAME, Daemon
 from buswork.client.errors import (
     BusworkError,
     Disconnected,
@@ -21,9 +22,6 @@ from buswork.client.errors import (
     typed,
 )
 from buswork.client.store import Store
-
-BUS_NAME = "org.buswork"
-PROPERTIES = "org.freedesktop.DBus.Properties"
 
 # Longer than the daemon waits for polkit (20 s), so that its error, which says more, is first.
 PLAIN_SECONDS = 25.0

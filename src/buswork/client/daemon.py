@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from buswork.client.connection import Client
 
+BUS_NAME = "org.buswork"
 TARGET = ("/org/buswork", "org.buswork.Daemon")
 
 

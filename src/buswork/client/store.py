@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 TARGET = ("/org/mapipc/Store", "org.mapipc.Store")
 
+# What the store allows (a hundred years). It would say so too, but D-Bus's `t` can't carry it all.
+MAX_TTL_MS = 100 * 366 * 24 * 3600 * 1000
+
 
 class Lookup(NamedTuple):
     exists: bool
@@ -150,8 +153,9 @@ class Store:
 def _options(ttl: float | None, until_i_leave: bool) -> dict[str, Variant]:
     options = {}
     if ttl is not None:
-        if not 0 < ttl < math.inf:
-            raise InvalidArgs(f"a key lives for more than 0 seconds, not {ttl}")
+        if not 0 < ttl <= MAX_TTL_MS / 1000:
+            limit = f"more than 0 and at most {MAX_TTL_MS // 1000} seconds"
+            raise InvalidArgs(f"a key lives for {limit} (ttl_ms is 1 to {MAX_TTL_MS}), not {ttl}")
         options["ttl_ms"] = variant("t", math.ceil(ttl * 1000))
     if until_i_leave:
         options["until_i_leave"] = variant("b", True)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from buswork.bus.message import Frame
+from buswork.bus.objects import PROPERTIES
 from buswork.bus.writer import close_all
+from buswork.client.daemon import BUS_NAME
 from buswork.client.daemon import TARGET as DAEMON
 from buswork.client.errors import (
     BusworkError,
@@ -128,7 +130,7 @@ class Watch:
 
     async def open(self) -> None:
         """Opens the stream at one daemon, whose epoch and revision belong together."""
-        answer = await self._get("org.buswork", DAEMON, "Epoch")
+        answer = await self._get(BUS_NAME, DAEMON, "Epoch")
         self._owner = answer.header.sender or ""
         self._epoch = answer.values()[0].value
         if self._revision is None:
@@ -139,9 +141,10 @@ class Watch:
 
     async def _get(self, to: str, target: Target, name: str) -> Frame:
         path, interface = target
-        properties = (path, "org.freedesktop.DBus.Properties")
         names = (interface, name)
-        return await self._client.request(properties, "Get", "ss", names, returns="v", to=to)
+        return await self._client.request(
+            (path, PROPERTIES), "Get", "ss", names, returns="v", to=to
+        )
 
     async def _open_pipe(self) -> None:
         values = (self._prefix, self._revision)

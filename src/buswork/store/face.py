@@ -4,17 +4,17 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from buswork.authority import Authority
+from buswork.authority import Authority, Lease, Quotas
 from buswork.bus.caller import Call
 from buswork.bus.export import Edge
 from buswork.bus.library import Variant, variant
 from buswork.bus.objects import Face, escape_name, in_order
 from buswork.bus.ownership import Held, Holdings
 from buswork.errors import InvalidArgs, LimitsExceeded
-from buswork.log import MARKED, event
+from buswork.log import MARKED, RESET, event
 from buswork.store.model import MAX_KEY_BYTES, Store, as_text, is_private
 from buswork.store.wire.lines import Change
 
@@ -99,28 +99,39 @@ class Hints:
 class Leases:
     """Keeps word of callers whose keys go with them, for as long as there are such keys."""
 
-    def __init__(self, store: Store, holdings: Holdings) -> None:
+    def __init__(self, store: Store, holdings: Holdings, quotas: Quotas) -> None:
         self._store = store
         self._holdings = holdings
-        self._held: dict[str, Held] = {}
+        self._quotas = quotas
+        self._held: dict[str, tuple[Held, Lease]] = {}
 
     async def watch(self, call: Call) -> None:
         name = call.sender
         if name in self._held:
             return
 
+        lease = self._quotas.take(call.uid, "leases")
+
         def take_away() -> None:
+            lease.release()
             self._held.pop(name, None)
             self._store.owner_left(name)
 
         path = f"{PATH}/leases/{escape_name(name)}"
         what = "keys that go with this client"
-        self._held[name] = await self._holdings.hold(call, path, "store", what, take_away)
+        try:
+            held = await self._holdings.hold(call, path, "store", what, take_away)
+        except BaseException:
+            lease.release()
+            raise
+        self._held[name] = held, lease
 
     def tidy(self) -> None:
         """Lets go of the callers that have no such keys any more."""
         for name in [name for name in self._held if not self._store.has_leases(name)]:
-            self._holdings.let_go(self._held.pop(name))
+            held, lease = self._held.pop(name)
+            self._holdings.let_go(held)
+            lease.release()
 
 
 class StoreFace(Face):
@@ -140,7 +151,7 @@ class StoreFace(Face):
         self._memory = memory
         self._quotas = authority.quotas
         self._holdings = holdings
-        self._leases = Leases(store, holdings)
+        self._leases = Leases(store, holdings, authority.quotas)
         self._on_deadline = on_deadline
         self._ids = itertools.count(1)
 
@@ -175,14 +186,14 @@ class StoreFace(Face):
         return self._store.delete(call.uid, key)
 
     def clear(self, call: Call) -> int:
-        log.warning("uid %d cleared the store", call.uid)
+        event(log, RESET, "cleared", path=PATH, thing="all keys", uid=call.uid, client=call.sender)
         return self._store.clear()
 
     def mark(self, call: Call, text: str) -> str:
         if len(text.encode()) > MAX_KEY_BYTES:
             raise LimitsExceeded(f"a mark has {MAX_KEY_BYTES} bytes at the most")
         mark = self._store.mark(text)
-        event(log, MARKED, "mark", text=mark, uid=call.uid)
+        event(log, MARKED, "mark", text=mark, uid=call.uid, client=call.sender)
         return mark
 
     # -- reading -------------------------------------------------------------------------------
@@ -232,7 +243,9 @@ class StoreFace(Face):
                 lease.release()
             raise
 
-    async def _open_watch(self, call: Call, prefix: str, revision: int, leases: Any) -> int:
+    async def _open_watch(
+        self, call: Call, prefix: str, revision: int, leases: Sequence[Lease]
+    ) -> int:
         path = f"{PATH}/watches/{next(self._ids)}"
         held: Held | None = None
 
@@ -242,7 +255,10 @@ class StoreFace(Face):
             if held is not None:
                 self._holdings.let_go(held)
 
-        stream = self._streams.open(call.uid, prefix, revision, ended)
+        try:
+            stream = self._streams.open(call.uid, prefix, revision, ended)
+        except OSError as error:
+            raise LimitsExceeded(f"the daemon has no descriptor left: {error}") from error
         try:
             what = f"a watch on {prefix!r}"
             held = await self._holdings.hold(call, path, "store", what, stream.close)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from buswork.bus.ownership import Holdings
 from buswork.errors import BusworkError
 from buswork.store.face import PATH, Hints, StoreFace
 from buswork.store.model import Limits, Store
-from buswork.store.native.keep import Keep, restore
+from buswork.store.native.keep import Keep, forget, restore
 from buswork.store.native.memory import SharedMemory
 from buswork.store.native.places import make_sockets
 from buswork.store.native.sockets import Doors
@@ -40,7 +40,7 @@ class StoreWing:
     sockets: Sequence[socket.socket] = ()
     socket_dirs: Sequence[Path] = ()
     # What a daemon before us kept with the service manager, and whether there is one.
-    kept: Sequence[int] = ()
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     may_keep: bool = False
 
     async def start(self) -> None:
@@ -48,6 +48,7 @@ class StoreWing:
         if self.kept:
             log.info("%d keys outlived the daemon before", restore(self.store, self.kept))
         self.keep = Keep(self.store) if self.may_keep else None
+        forget(self.kept)
         self.memory = SharedMemory(self.store, self.epoch)
         self.streams = WatchStreams(self.store)
         self.hints = Hints(self.edge)

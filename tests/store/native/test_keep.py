@@ -10,7 +10,7 @@ import pytest
 
 from buswork.store.model import Store
 from buswork.store.native import keep
-from buswork.store.native.keep import Keep, restore
+from buswork.store.native.keep import Keep, forget, restore
 
 
 class Manager:
@@ -54,10 +54,14 @@ def make_store() -> Store:
     return Store(lambda: 1_000_000)
 
 
+def handed_over(manager: Manager) -> dict[str, list[int]]:
+    return {name: [os.dup(fd)] for name, fd in manager.listen().items()}
+
+
 def next_life(manager: Manager) -> Store:
     """A store as the daemon after this one finds it; nothing was said to the one before."""
     store = make_store()
-    restore(store, [os.dup(fd) for fd in manager.listen().values()])
+    restore(store, handed_over(manager))
     return store
 
 
@@ -104,7 +108,7 @@ def test_what_expired_while_nobody_ran_does_not_come_back(manager: Manager) -> N
     Keep(store)
     store.set(7, "key", b"1", ttl_ms=1)
     late = Store(lambda: 2_000_000)
-    restore(late, [os.dup(fd) for fd in manager.listen().values()])
+    restore(late, handed_over(manager))
     assert late.count == 0
 
 
@@ -173,7 +177,48 @@ def test_descriptors_that_are_no_logs_are_closed(manager: Manager) -> None:
     fd = os.memfd_create("junk")
     os.write(fd, b"junk")
     empty = os.memfd_create("empty")
-    assert restore(store, [fd, empty]) == 0
+    assert restore(store, {"store-log-1": [fd], "store-log-2": [empty]}) == 0
     for each in (fd, empty):
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(each)
+
+
+def test_after_two_crashes_the_younger_log_counts_and_the_older_is_taken_back(
+    manager: Manager,
+) -> None:
+    first = make_store()
+    Keep(first)
+    first.set(7, "a", b"old")
+    second = next_life(manager)
+    Keep(second)
+    second.set(7, "a", b"new")
+    for order in (list, lambda items: reversed(list(items))):
+        left = dict(order(handed_over(manager).items()))
+        store = make_store()
+        restore(store, left)
+        assert store.get(7, "a") == b"new"
+    kept = Keep(store)
+    forget(left)
+    kept.close()
+    assert manager.listen() == {}
+
+
+async def test_a_rewrite_that_fails_leaves_the_old_log(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    store = make_store()
+    kept = Keep(store)
+    (first,) = manager.listen()
+    while kept._copying is None:
+        store.set(7, "key", b"%d" % store.revision)
+
+    def full(self: object, data: bytes) -> None:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(kept._next, "append", full.__get__(kept._next), raising=False)
+    await kept._copying
+    assert list(manager.listen()) == [first]
+    assert kept._next is None
+    kept.close()
+    kept.close()

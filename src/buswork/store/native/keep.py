@@ -13,8 +13,8 @@ import contextlib
 import logging
 import mmap
 import os
-import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Mapping, Sequence
 
 from buswork import systemd
 from buswork.store.model import Entry, Store
@@ -31,7 +31,7 @@ from buswork.store.wire.values import Json
 
 log = logging.getLogger(__name__)
 
-# Descriptors of ours in the manager's store are called this and something random.
+# Descriptors of ours in the manager's store are called this and the time they were made.
 NAME = "store-log-"
 # Below this size a log is not worth rewriting.
 SMALL_LOG = 1024 * 1024
@@ -57,8 +57,11 @@ class _Log:
         self.size += len(data)
 
     def give_up(self) -> None:
-        systemd.remove_descriptor(self.name)
-        os.close(self._fd)
+        """Takes it back from the manager; doing so twice does no harm."""
+        if self._fd >= 0:
+            systemd.remove_descriptor(self.name)
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Keep:
@@ -88,8 +91,8 @@ class Keep:
                 each.give_up()
 
     def _new_log(self) -> _Log:
-        # Random, so that no name is that of a log of the daemon before us.
-        return _Log(f"{NAME}{secrets.token_hex(8)}")
+        # Names sort by age, and none is that of a log of the daemon before us.
+        return _Log(f"{NAME}{time.time_ns():020}")
 
     def _entry_changed(self, key: str | None, entry: Entry | None) -> None:
         data = _record_of(key, entry)
@@ -106,6 +109,14 @@ class Keep:
             self._copying = asyncio.get_running_loop().create_task(self._copy(self._next))
 
     async def _copy(self, new: _Log) -> None:
+        try:
+            await self._fill(new)
+        except OSError as error:
+            log.error("the log of the store could not be rewritten: %s", error)
+            new.give_up()
+            self._next = self._copying = None
+
+    async def _fill(self, new: _Log) -> None:
         """Fills the new log; what changes meanwhile is in it already, and newer."""
         size = 0
         for key, entry in list(self._store.entries()):
@@ -121,10 +132,15 @@ class Keep:
         self._log, self._next, self._copying = new, None, None
 
 
-def restore(store: Store, descriptors: Iterable[int]) -> int:
-    """Puts back what the daemon before us kept; returns how many keys. Closes the descriptors."""
+def restore(store: Store, descriptors: Mapping[str, Sequence[int]]) -> int:
+    """Puts back what the daemon before us kept; returns how many keys.
+
+    The youngest whole log is it. The descriptors are closed; what the manager still holds is
+    `forget`'s, once there is a new log.
+    """
     records: dict[str, Record] = {}
-    for fd in descriptors:
+    for name, fd in sorted((name, fd) for name, fds in descriptors.items() for fd in fds):
+        log.debug("%s is looked at", name)
         with (
             contextlib.suppress(OSError, ValueError),  # an empty one can't be mapped
             os.fdopen(fd, "rb") as file,
@@ -136,6 +152,12 @@ def restore(store: Store, descriptors: Iterable[int]) -> int:
         value = Json(record.value) if record.kind == ValueKind.JSON else record.value
         store.restore(record.key, value, record.uid, record.time_us, record.expires_us or None)
     return len(records)
+
+
+def forget(descriptors: Mapping[str, Sequence[int]]) -> None:
+    """Takes earlier logs back from the manager, which would hand them out again."""
+    for name in descriptors:
+        systemd.remove_descriptor(name)
 
 
 def _final_records(kept: mmap.mmap) -> dict[str, Record]:

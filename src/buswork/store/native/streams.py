@@ -7,15 +7,20 @@ keeps is cut off.
 
 import asyncio
 import os
+import time
+from collections import deque
 from collections.abc import Callable
 
 from buswork.store.model import RevisionGone, Store, visible
 from buswork.store.wire.lines import change_line, cut_line
 
-# The most that a stream encodes and writes, or passes over, in one go, so that many streams
-# and the callers take turns. A pipe holds 64 KiB.
+# The most that a stream encodes and writes, or passes over, in one go; more changes than one
+# SetMany makes, so that a reader who is prompt is never cut off by those of others. A pipe
+# holds 64 KiB.
 TURN_BYTES = 64 * 1024
-TURN_CHANGES = 1024
+TURN_CHANGES = 16 * 1024
+# How long all streams together may go on before callers have their turn.
+TURN_SECONDS = 0.002
 # How long a reader that was cut off may take to read what it still has to read.
 CUT_SECONDS = 5.0
 
@@ -146,6 +151,7 @@ class WatchStreams:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._streams: set[WatchStream] = set()
+        self._waiting: deque[WatchStream] = deque()
         self._planned = False
         store.on_change.append(lambda change: self._plan())
 
@@ -165,9 +171,18 @@ class WatchStreams:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        self._planned = False
-        for stream in tuple(self._streams):
-            stream.pump()
+        """A turn of all streams, in pieces between which others have theirs."""
+        if not self._waiting:
+            self._planned = False
+            self._waiting.extend(self._streams)
+        stop_at = time.monotonic() + TURN_SECONDS
+        while self._waiting:
+            self._waiting.popleft().pump()
+            if time.monotonic() > stop_at and self._waiting:
+                asyncio.get_running_loop().call_soon(self._pump)
+                return
+        if self._planned:
+            asyncio.get_running_loop().call_soon(self._pump)
 
     def close(self) -> None:
         for stream in tuple(self._streams):

@@ -1,0 +1,196 @@
+"""What a key costs when there are a thousand, and when there are a million. A part of store.py.
+
+    PYTHONPATH=src:tests python tests/bench/store_growth.py [--quick]
+
+Time: busworkd on a private bus with its quotas lifted, a thousand keys a call of SetMany, values of
+16 bytes; its processor time. Memory: what the store allocates, counted by tracemalloc in a process
+of its own, and the pages of the shared memory; the daemon's resident memory is shown beside it, but
+a thousand keys find room in what is free there already. The history is full before the first key
+counts, so that what is measured is the keys.
+"""
+
+import asyncio
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from edge_report import Goal, Result, Table
+from store_reader import UNLIMITED
+from store_sockets import daemon, private_bus
+
+from buswork.client.blocking import Client
+from buswork.store.model import MAX_HISTORY_CHANGES, Store
+from buswork.store.native.memory import SharedMemory
+from buswork.store.wire.requests import READER_REQUEST
+
+BATCH = 1000
+SIZES = (10**3, 10**4, 10**5, 10**6)
+DAEMONS = {10**3: 3, 10**4: 3}  # the others run long enough
+LIFTED = [
+    f"--limit=store.{name}={1 << 40}" for name in ("keys_per_uid", "bytes_per_uid", "total_bytes")
+]
+REWRITES = 50  # batches of random keys, at each size
+MOST = 1.5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a key, or of setting one, while there are so many."""
+
+    bytes_each: float
+    resident_each: float
+    add_us: float  # the daemon's processor time to add one
+    set_us: float  # to set one of those that are there
+    sets_per_second: float  # the same as the clock sees it, with the bus and this client
+
+
+def _resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _cpu(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _ask_for_memory(place: Path) -> None:
+    """From now on the daemon keeps the shared memory up to date."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(place))
+        sock.send(READER_REQUEST)
+        _, (memory,), _, _ = socket.recv_fds(sock, 4096, 1)
+        os.close(memory)
+
+
+def _batch(numbers: range | list[int], turn: int) -> dict[str, str]:
+    return {f"key-{number}": f"{number:08d}{turn:08d}" for number in numbers}
+
+
+def _fill_history(client: Client) -> None:
+    """Changes of keys that are there already, and the buffers that they need."""
+    for turn in range(MAX_HISTORY_CHANGES // BATCH + 5):
+        client.store.set_many(
+            {f"old-{number}": f"{number:08d}{turn:08d}" for number in range(BATCH)}
+        )
+
+
+def cost(size: int, *, with_reader: bool) -> Cost:
+    """On a daemon of its own."""
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as name,
+        private_bus(Path(name)) as address,
+        daemon(Path(name), address, *LIFTED) as pid,
+        Client(address) as client,
+    ):
+        if with_reader:
+            _ask_for_memory(Path(name) / "mapipc_get")
+        _fill_history(client)
+        resident, cpu = _resident(pid), _cpu(pid)
+        for start in range(0, size, BATCH):
+            client.store.set_many(_batch(range(start, start + BATCH), 0))
+        resident_each = (_resident(pid) - resident) / size
+        add_us = (_cpu(pid) - cpu) / size * 1e6
+        generator = random.Random(1)
+        batches = [
+            _batch(generator.sample(range(size), BATCH), turn) for turn in range(1, REWRITES + 1)
+        ]
+        cpu, begin = _cpu(pid), time.perf_counter()
+        for batch in batches:
+            client.store.set_many(batch)
+        taken = time.perf_counter() - begin
+        sets = REWRITES * BATCH
+        set_us = (_cpu(pid) - cpu) / sets * 1e6
+        return Cost(_allocated(size, with_reader), resident_each, add_us, set_us, sets / taken)
+
+
+def _allocated(size: int, with_reader: bool) -> float:
+    """Bytes a key, counted in a process of its own."""
+    command = [sys.executable, __file__, "--allocated", str(size), str(int(with_reader))]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+async def _count_allocated(size: int, with_reader: bool) -> float:
+    store = Store(lambda: 0, UNLIMITED)
+    tracemalloc.start()
+    for number in range(MAX_HISTORY_CHANGES + 1):
+        store.set(0, f"old-{number % BATCH}", b"%016d" % number)
+    before, _ = tracemalloc.get_traced_memory()
+    memory = SharedMemory(store, bytes(16))
+    if with_reader:
+        os.close(await memory.open_reader())
+    for number in range(size):
+        store.set(0, f"key-{number}", b"%016d" % number)
+        if not number % BATCH:
+            await asyncio.sleep(0.001)  # the memory grows at the side
+    if not with_reader:
+        return (tracemalloc.get_traced_memory()[0] - before) / size
+    fd = await memory.open_reader()
+    while memory._work is not None:
+        await asyncio.sleep(0.01)
+    pages = os.fstat(fd).st_blocks * 512
+    os.close(fd)
+    used = tracemalloc.get_traced_memory()[0] - before
+    memory.close()
+    return (used + pages) / size
+
+
+def _median(costs: list[Cost]) -> Cost:
+    columns = zip(*map(astuple, costs), strict=True)
+    return Cost(*map(statistics.median, columns))
+
+
+def growth(sizes: tuple[int, ...] = SIZES) -> Iterator[Result]:
+    for with_reader in (False, True):
+        costs = {
+            size: _median(
+                [cost(size, with_reader=with_reader) for _ in range(DAEMONS.get(size, 1))]
+            )
+            for size in sizes
+        }
+        few, many = costs[sizes[0]], costs[sizes[-1]]
+        told = f"{sizes[-1]:,} keys of 16 B to {sizes[0]:,}" + (
+            ", in the shared memory too" if with_reader else ""
+        )
+        memory = many.bytes_each / few.bytes_each
+        slower = many.set_us / few.set_us
+        goals = [
+            Goal(f"memory per key, {told}", f"<= {MOST} x", f"{memory:.2f} x", memory <= MOST),
+            Goal(f"time of a set, {told}", f"<= {MOST} x", f"{slower:.2f} x", slower <= MOST),
+        ]
+        rows = []
+        for size, c in costs.items():
+            memories = (f"{c.bytes_each:.0f}", f"{c.resident_each:.0f}")
+            times = (f"{c.add_us:.1f}", f"{c.set_us:.1f}", f"{c.sets_per_second:,.0f}")
+            rows.append([f"{size:,}", *memories, *times])
+        head = [
+            "keys",
+            "bytes per key",
+            "resident bytes",
+            "us to add one",
+            "us to set one again",
+            "sets/s",
+        ]
+        where = "there has been a reader" if with_reader else "nobody has a reader"
+        yield Result(
+            goals, [Table(f"SetMany over D-Bus, {BATCH:,} keys a call, {where}", head, rows)]
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--allocated"]:
+        print(asyncio.run(_count_allocated(int(sys.argv[2]), sys.argv[3] == "1")))
+        sys.exit()
+    for result in growth(SIZES[:2] if "--quick" in sys.argv[1:] else SIZES):
+        for goal in result.goals:
+            print(f"{goal.figure}: {goal.measured} ({goal.goal}): {goal.verdict}", flush=True)
+        for table in result.tables:
+            print(table.title, table.head, *table.rows, sep="\n")
