@@ -134,7 +134,7 @@ async def _count_allocated(size: int, with_reader: bool) -> float:
     if not with_reader:
         return (tracemalloc.get_traced_memory()[0] - before) / size
     fd = await memory.open_reader()
-    while memory._work is not None:
+    while memory._work is not None:  # noqa: ASYNC110 - it tells nobody when it is done
         await asyncio.sleep(0.01)
     pages = os.fstat(fd).st_blocks * 512
     os.close(fd)

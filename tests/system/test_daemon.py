@@ -239,7 +239,7 @@ def test_the_log_level_from_a_shell(machine: Machine) -> None:
     assert "not to be seen" not in daemon.log()
     assert 'text="to be seen"' in daemon.log()
     assert 'log level set" ' not in daemon.log()
-    assert re.search(r"log level set level=info uid=0", daemon.log())
+    assert re.search(r"log level set path=\S+ level=info uid=0 client=:", daemon.log())
     denied = machine.run([*set_level, "debug"], "alice", check=False)
     assert denied.returncode != 0
     assert alice.get(*LOG_CONTROL, "LogLevel") == "info"
@@ -297,11 +297,14 @@ def test_the_audit_trail(machine: Machine) -> None:
     store(alice, "Mark", "s", "the end")
     log = daemon.log()
     for pattern in (
-        rf"<5>claimed held=\S+/watches/1 thing=.*audited.* uid={uid} client={alice.name}$",
-        rf"<5>taken away held={held['path'].value} thing=.* uid={uid}$",
+        rf"<5>claimed path=\S+/watches/1 thing=.*audited.* uid={uid} client={alice.name}$",
+        (
+            rf"<5>taken away path={held['path'].value} thing=.* uid=0 client=:\S+ "
+            rf"owner_uid={uid} owner={alice.name}$"
+        ),
         rf"<5>denied action={CLEAR} uid={uid} client={alice.name} reason=\S+Required$",
-        r"<4>uid 0 cleared the store$",
-        rf'<5>mark text="the end" uid={uid}$',
+        r"<5>cleared path=/org/mapipc/Store thing=.* uid=0 client=:",
+        rf'<5>mark text="the end" uid={uid} client={alice.name}$',
     ):
         assert re.search(pattern, log, re.MULTILINE), (pattern, log)
 

@@ -443,7 +443,7 @@ def test_the_journal_accepts_the_catalog(tmp_path: pathlib.Path) -> None:
     listed = subprocess.run([*command, "--list-catalog"], capture_output=True, text=True).stdout
     written = re.findall(r"^-- ([0-9a-f]{32})$", file.read_text(), re.MULTILINE)
     assert sorted(line.split()[0] for line in listed.splitlines()) == sorted(written)
-    assert len(written) == 4
+    assert len(written) == 5
 
 
 def _entries(path: pathlib.Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 Nothing else of the project imports the library, so that it can be exchanged here. Its
 transport and its marshaller are not used: the one ends the connection when the send buffer
-is full, the other raises on header fields and flags that the specification says to ignore.
+is full, the other raises on header fields that the specification says to ignore.
 """
 
 import functools

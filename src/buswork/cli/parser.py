@@ -40,17 +40,16 @@ class _Parser(argparse.ArgumentParser):
         self, args: Sequence[str], namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """The options first, then the words that were between them, and all behind a `--`."""
-        if namespace is None:
-            namespace = argparse.Namespace()
+        found = argparse.Namespace() if namespace is None else namespace
         if self._subparsers is not None:
-            return super().parse_known_args(args, namespace)
+            return super().parse_known_args(args, found)
         words = list(args)
         end = words.index("--") if "--" in words else len(words)
-        namespace, left = self._parse_options(words[:end], namespace)
-        namespace, unknown = super().parse_known_args([*left, *words[end:]], namespace)
+        found, left = self._parse_options(words[:end], found)
+        found, unknown = super().parse_known_args([*left, *words[end:]], found)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return namespace, []
+        return found, []
 
     def _parse_options(
         self, words: list[str], namespace: argparse.Namespace
