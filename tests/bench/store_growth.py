@@ -4,12 +4,11 @@
 
 Time: busworkd on a private bus with its quotas lifted, a thousand keys a call of SetMany, values of
 16 bytes; its processor time. Memory: what the store allocates, counted by tracemalloc in a process
-of its own, and the pages of the shared memory; the daemon's resident memory is shown beside it, but
-a thousand keys find room in what is free there already. The history is full before the first key
-counts, so that what is measured is the keys.
+of its own. The daemon's resident memory is shown beside it; a thousand keys find room in what is
+free there already, and the shared memory is in it. The history is full before the first key counts,
+so that what is measured is the keys.
 """
 
-import asyncio
 import os
 import random
 import socket
@@ -29,7 +28,6 @@ from store_sockets import daemon, private_bus
 
 from buswork.client.blocking import Client
 from buswork.store.model import MAX_HISTORY_CHANGES, Store
-from buswork.store.native.memory import SharedMemory
 from buswork.store.wire.requests import READER_REQUEST
 
 BATCH = 1000
@@ -46,7 +44,6 @@ MOST = 1.5
 class Cost:
     """Of a key, or of setting one, while there are so many."""
 
-    bytes_each: float
     resident_each: float
     add_us: float  # the daemon's processor time to add one
     set_us: float  # to set one of those that are there
@@ -109,38 +106,24 @@ def cost(size: int, *, with_reader: bool) -> Cost:
         taken = time.perf_counter() - begin
         sets = REWRITES * BATCH
         set_us = (_cpu(pid) - cpu) / sets * 1e6
-        return Cost(_allocated(size, with_reader), resident_each, add_us, set_us, sets / taken)
+        return Cost(resident_each, add_us, set_us, sets / taken)
 
 
-def _allocated(size: int, with_reader: bool) -> float:
+def _allocated(size: int) -> float:
     """Bytes a key, counted in a process of its own."""
-    command = [sys.executable, __file__, "--allocated", str(size), str(int(with_reader))]
+    command = [sys.executable, __file__, "--allocated", str(size)]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-async def _count_allocated(size: int, with_reader: bool) -> float:
+def _count_allocated(size: int) -> float:
     store = Store(lambda: 0, UNLIMITED)
     tracemalloc.start()
     for number in range(MAX_HISTORY_CHANGES + 1):
         store.set(0, f"old-{number % BATCH}", b"%016d" % number)
     before, _ = tracemalloc.get_traced_memory()
-    memory = SharedMemory(store, bytes(16))
-    if with_reader:
-        os.close(await memory.open_reader())
     for number in range(size):
         store.set(0, f"key-{number}", b"%016d" % number)
-        if not number % BATCH:
-            await asyncio.sleep(0.001)  # the memory grows at the side
-    if not with_reader:
-        return (tracemalloc.get_traced_memory()[0] - before) / size
-    fd = await memory.open_reader()
-    while memory._work is not None:  # noqa: ASYNC110 - it tells nobody when it is done
-        await asyncio.sleep(0.01)
-    pages = os.fstat(fd).st_blocks * 512
-    os.close(fd)
-    used = tracemalloc.get_traced_memory()[0] - before
-    memory.close()
-    return (used + pages) / size
+    return (tracemalloc.get_traced_memory()[0] - before) / size
 
 
 def _median(costs: list[Cost]) -> Cost:
@@ -149,45 +132,41 @@ def _median(costs: list[Cost]) -> Cost:
 
 
 def growth(sizes: tuple[int, ...] = SIZES) -> Iterator[Result]:
+    allocated = [_allocated(size) for size in sizes]
+    ratio = allocated[-1] / allocated[0]
+    told = f"{sizes[-1]:,} keys of 16 B to {sizes[0]:,}"
+    rows = [[f"{size:,}", f"{each:.0f}"] for size, each in zip(sizes, allocated, strict=True)]
+    yield Result(
+        [Goal(f"memory per key, {told}", f"<= {MOST} x", f"{ratio:.2f} x", ratio <= MOST)],
+        [Table("What the store allocates", ["keys", "bytes per key"], rows)],
+    )
     for with_reader in (False, True):
-        costs = {
-            size: _median(
-                [cost(size, with_reader=with_reader) for _ in range(DAEMONS.get(size, 1))]
-            )
-            for size in sizes
-        }
-        few, many = costs[sizes[0]], costs[sizes[-1]]
-        told = f"{sizes[-1]:,} keys of 16 B to {sizes[0]:,}" + (
-            ", in the shared memory too" if with_reader else ""
-        )
-        memory = many.bytes_each / few.bytes_each
-        slower = many.set_us / few.set_us
-        goals = [
-            Goal(f"memory per key, {told}", f"<= {MOST} x", f"{memory:.2f} x", memory <= MOST),
-            Goal(f"time of a set, {told}", f"<= {MOST} x", f"{slower:.2f} x", slower <= MOST),
-        ]
-        rows = []
-        for size, c in costs.items():
-            memories = (f"{c.bytes_each:.0f}", f"{c.resident_each:.0f}")
-            times = (f"{c.add_us:.1f}", f"{c.set_us:.1f}", f"{c.sets_per_second:,.0f}")
-            rows.append([f"{size:,}", *memories, *times])
-        head = [
-            "keys",
-            "bytes per key",
-            "resident bytes",
-            "us to add one",
-            "us to set one again",
-            "sets/s",
-        ]
-        where = "there has been a reader" if with_reader else "nobody has a reader"
-        yield Result(
-            goals, [Table(f"SetMany over D-Bus, {BATCH:,} keys a call, {where}", head, rows)]
-        )
+        yield _times(sizes, told, with_reader)
+
+
+def _times(sizes: tuple[int, ...], told: str, with_reader: bool) -> Result:
+    costs = {
+        size: _median([cost(size, with_reader=with_reader) for _ in range(DAEMONS.get(size, 1))])
+        for size in sizes
+    }
+    slower = costs[sizes[-1]].set_us / costs[sizes[0]].set_us
+    where = "in the shared memory too" if with_reader else "nobody has a reader"
+    rows = []
+    for size, c in costs.items():
+        times = (f"{c.add_us:.1f}", f"{c.set_us:.1f}", f"{c.sets_per_second:,.0f}")
+        rows.append([f"{size:,}", f"{c.resident_each:.0f}", *times])
+    head = ["keys", "resident bytes per key", "us to add one", "us to set one again", "sets/s"]
+    goal = Goal(
+        f"time of a set, {told}, {where}", f"<= {MOST} x", f"{slower:.2f} x", slower <= MOST
+    )
+    return Result(
+        [goal], [Table(f"SetMany over D-Bus, {BATCH:,} keys a call, {where}", head, rows)]
+    )
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--allocated"]:
-        print(asyncio.run(_count_allocated(int(sys.argv[2]), sys.argv[3] == "1")))
+        print(_count_allocated(int(sys.argv[2])))
         sys.exit()
     for result in growth(SIZES[:2] if "--quick" in sys.argv[1:] else SIZES):
         for goal in result.goals:

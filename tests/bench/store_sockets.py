@@ -25,6 +25,7 @@ from pathlib import Path
 
 from edge_report import Goal, Result, Table
 from edge_rig import BUS_CONFIGURATION
+from store_reader import one_cpu
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
@@ -235,6 +236,7 @@ def private_bus(tmp: Path) -> Iterator[str]:
 
 def sockets() -> Iterator[Result]:
     with ExitStack() as stack:
+        stack.enter_context(one_cpu())
         tmp = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
         unit, contender = tmp / "unit", tmp / "c"
         unit.mkdir()

@@ -20,6 +20,7 @@ from buswork import systemd
 from buswork.store.model import Entry, Store
 from buswork.store.wire.kept import (
     MAGIC,
+    RECORD_BYTES,
     Operation,
     Record,
     ValueKind,
@@ -104,7 +105,8 @@ class Keep:
             log.critical("the store is not kept over a crash any more: %s", error)
             self.close()
             return
-        if self._next is None and self._log.size > 2 * self._store.total_bytes + SMALL_LOG:
+        live = self._store.total_bytes + self._store.count * RECORD_BYTES
+        if self._next is None and self._log.size > 2 * live + SMALL_LOG:
             self._next = self._new_log()
             self._copying = asyncio.get_running_loop().create_task(self._copy(self._next))
 

@@ -18,6 +18,7 @@ MAGIC = b"buswork store 1\n"
 
 # checksum of all that follows, operation, kind of value, uid, time, expiry (0: none), sizes
 _RECORD = struct.Struct("<IBBxxIQQII")
+RECORD_BYTES = _RECORD.size  # besides key and value
 _CHECKSUM = struct.Struct("<I")
 
 
