@@ -28,7 +28,8 @@ Medians of rounds that take turns, on a private dbus-daemon. Redis and the origi
 stand-in, a server in C of the same shape, run on the same machine in the same run, over unix
 sockets, with one request in flight, client and server on one CPU. Memory per key is what Python
 allocates for the store (tracemalloc); resident memory, which a thousand keys hardly move,
-is in the tables. The time of a set is the daemon's processor time. Written by `./dev bench store --update-docs`."""
+is in the tables. The time of a set is the daemon's processor time. Written
+by `./dev bench store --update-docs`."""
 
 
 def reader(quick: bool) -> Iterator[Result]:
