@@ -398,7 +398,17 @@ class Daemon:
         return self.process.pid
 
     def log(self) -> str:
+        """What it has written so far; what it logs now may come a moment later."""
         return self.log_path.read_text(errors="replace")
+
+    def says(self, words: str, timeout: float = START_SECONDS) -> str:
+        """The log, once these words are in it: a thread writes it, in order."""
+        deadline = time.monotonic() + timeout
+        while words not in (log := self.log()):
+            if time.monotonic() > deadline:
+                raise MachineError(f"the daemon never said {words!r}; its log:\n{log}")
+            time.sleep(0.005)
+        return log
 
     def stop(self, timeout: float = START_SECONDS) -> int:
         """Asks it to end, as systemctl stop does, and returns its status."""

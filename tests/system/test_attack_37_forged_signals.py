@@ -108,8 +108,8 @@ def test_prepare_for_sleep(machine: Machine, daemon: Daemon) -> None:
             logind.emit(path, f"{LOGIND}.Manager", "PrepareForSleep", "b", sleeping)
         logind.emit(path, f"{LOGIND}.Manager", "PrepareForSleep", "s", "nonsense")
         assert logind.ask("/", f"{DRIVER}.Peer", "Ping") is None
-        assert "the machine goes to sleep" in daemon.log()
-        assert "the machine woke up" in daemon.log()
+        daemon.says("the machine goes to sleep")
+        daemon.says("the machine woke up")
     bob = machine.client("bob")
     check_unharmed(machine, daemon, bob)
     bob.close()

@@ -107,7 +107,7 @@ def test_a_rule_takes_effect_at_once(
     machine.remove_rule(rule)
     set_key(alice, "x", "4")
 
-    line = next(line for line in daemon.log().splitlines() if "denied" in line)
+    line = next(line for line in daemon.says("denied").splitlines() if "denied" in line)
     for fact in (f"action={WRITE}", f"uid={machine.uid('alice')}", f"client={alice.name}"):
         assert fact in line
     assert alice.get(*DAEMON, "Statistics")["denied"] >= 6
@@ -343,7 +343,7 @@ def test_list_clients_and_force_release(
     with lines:
         assert lines.rest() == []
     assert get_key(alice, "leased") == ""
-    assert "taken away" in daemon.log()
+    daemon.says("taken away")
     with Agent(machine, alice.pid, answer="yes") as agent:
         assert alice.call(*DAEMON, "ListClients", interactive=True).value is not None
         assert agent.wait_asked().action == OBSERVE

@@ -64,14 +64,14 @@ def start_toys(machine: Machine, **env: str) -> Daemon:
 
 def test_the_greeting_and_what_systemd_is_told(machine: Machine) -> None:
     daemon = machine.start_daemon(env={"WATCHDOG_USEC": "100000"})
-    assert f"hello, world: busworkd {__version__} serves store" in daemon.log()
+    daemon.says(f"hello, world: busworkd {__version__} serves store")
     notes = daemon.notifications
     assert "STATUS=serving store" in notes.lines
     eventually(lambda: notes.lines.count("WATCHDOG=1") >= 3)
     assert "STOPPING=1" not in notes.lines
     assert daemon.stop() == 0
     eventually(lambda: "STOPPING=1" in notes.lines)
-    assert "goodbye" in daemon.log()
+    daemon.says("goodbye")
     assert machine.owner(BUS_NAME) == ""
 
 
@@ -143,7 +143,7 @@ def test_sighup_is_logged_and_nothing_else(machine: Machine) -> None:
     alice = machine.client("alice")
     set_key(alice, "x", "1")
     daemon.process.send_signal(signal.SIGHUP)
-    eventually(lambda: "SIGHUP" in daemon.log())
+    daemon.says("SIGHUP")
     assert get_key(alice, "x") == "1"
     check_unharmed(machine, daemon, alice)
 
@@ -214,8 +214,7 @@ def test_attack_36_the_bus_is_killed(bus: str) -> None:
         machine.kill_bus()
         # A second is what is promised; more would be the five seconds of an orderly end.
         assert daemon.process.wait(4) == 1
-        assert "the bus is gone" in daemon.log()
-        assert "Traceback" not in daemon.log()
+        assert "Traceback" not in daemon.says("the bus is gone")
         machine.start_bus()
         machine.start_polkit()
         again = machine.start_daemon()
@@ -236,8 +235,7 @@ def test_the_log_level_from_a_shell(machine: Machine) -> None:
     store(alice, "Mark", "s", "not to be seen")
     machine.run([*set_level, "info"])
     store(alice, "Mark", "s", "to be seen")
-    assert "not to be seen" not in daemon.log()
-    assert 'text="to be seen"' in daemon.log()
+    assert "not to be seen" not in daemon.says('text="to be seen"')
     assert 'log level set" ' not in daemon.log()
     assert re.search(r"log level set path=\S+ level=info uid=0 client=:", daemon.log())
     denied = machine.run([*set_level, "debug"], "alice", check=False)
@@ -261,6 +259,8 @@ def test_attack_20_nothing_foreign_is_obeyed_by_who_reads_the_log(machine: Machi
         root.call(
             LOG_CONTROL[0], PROPERTIES, "Set", "ssv", LOG_CONTROL[1], "LogLevel", Variant("s", EVIL)
         )
+    store(alice, "Mark", "s", "the end")
+    daemon.says("the end")
     log = daemon.log_path.read_bytes().decode()
     assert "root logged in" in log
     for line in log.removesuffix("\n").split("\n"):
@@ -275,7 +275,7 @@ def test_attack_20_a_value_cannot_pass_for_another_field(machine: Machine) -> No
     alice = machine.client("alice")
     store(alice, "Mark", "s", 'x" uid=0 client=":1.0')
     store(alice, "Mark", "s", "x=y")
-    (spoofed, _) = [line for line in daemon.log().splitlines() if "mark" in line]
+    (spoofed, _) = [line for line in daemon.says("x=y").splitlines() if "mark" in line]
     # Taken apart as a shell takes words, there is one uid, and it is hers.
     import shlex
 
@@ -295,7 +295,7 @@ def test_the_audit_trail(machine: Machine) -> None:
         store(alice, "Clear")
     store(root, "Clear")
     store(alice, "Mark", "s", "the end")
-    log = daemon.log()
+    log = daemon.says("the end")
     for pattern in (
         rf"<5>claimed path=\S+/watches/1 thing=.*audited.* uid={uid} client={alice.name}$",
         (
@@ -317,7 +317,7 @@ def test_a_defect_is_told_to_the_log_and_not_to_the_caller(machine: Machine) -> 
         alice.call(*TOYS, "Fail")
     assert failed.value.name == "org.freedesktop.DBus.Error.Failed"
     assert "secret" not in failed.value.text
-    assert "ZeroDivisionError: the toy broke" in daemon.log()
+    daemon.says("ZeroDivisionError: the toy broke")
     assert alice.get(*DAEMON, "ApiVersion") == 1
     assert daemon.process.poll() is None
 

@@ -202,7 +202,7 @@ def test_a_daemon_is_started_as_systemd_does(machine: Machine) -> None:
     command = [sys.executable, "-c", STAND_IN]
     daemon = machine.start_daemon("--flag", command=command)
     assert machine.owner(BUS_NAME)
-    assert daemon.log() == f"up as {machine.uid('buswork')} --flag\n"
+    assert daemon.says("--flag\n") == f"up as {machine.uid('buswork')} --flag\n"
     ((name, kept),) = daemon.notifications.stored
     assert (name, os.pread(kept, 100, 0)) == ("values", b"kept")
 

@@ -338,7 +338,7 @@ def test_marks(daemon: Daemon, alice: Client, bob: Client) -> None:
     assert bob.get(*STORE, "LastMark") == "here we are"
     assert store(bob, "Mark", "s", "") == "-- MARK --"
     assert bob.get(*STORE, "LastMark") == "-- MARK --"
-    assert "here we are" in daemon.log()
+    daemon.says("here we are")
     with refused("LimitsExceeded"):
         store(bob, "Mark", "s", "x" * 1025)
 

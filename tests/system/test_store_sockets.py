@@ -108,13 +108,13 @@ def test_polkit_decides(machine, daemon, directory):
         assert run(machine, directory, "bob", "mapipc", "set", "-k", "k", "-a", "no")[0] == 0
         assert run(machine, directory, "bob", "globstash", "set", "k", "no")[0] == 1
         assert run(machine, directory, "alice", "globstash", "get", "k")[1] != "no"
-        assert "denied" in daemon.log()
+        daemon.says("denied")
     finally:
         machine.remove_rule(rule)
 
 
 def test_a_descriptor_that_is_no_socket_is_named_in_the_log(daemon):
-    assert "no socket" in daemon.log()
+    daemon.says("no socket")
 
 
 def test_the_daemon_makes_its_own_sockets_and_leaves_those_of_others(machine, daemon, directory):
@@ -127,7 +127,7 @@ def test_the_daemon_makes_its_own_sockets_and_leaves_those_of_others(machine, da
     again = machine.start_daemon("--socket-dir", str(own))
     try:
         assert (own / "mapipc_set").read_text() == "somebody else's"
-        assert "mapipc_set is there already" in again.log()
+        again.says("mapipc_set is there already")
         assert run(machine, own, "alice", "globstash", "get", "k") == (0, "", "")
     finally:
         assert again.stop() == 0
