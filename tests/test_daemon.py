@@ -1,12 +1,9 @@
 """busworkd without a real bus: its arguments, its life on a scripted one, its two own objects."""
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
-import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from buswork.daemon import (
     Daemon,
     make_parser,
 )
+from buswork.host import Kind
 from buswork.log import LEVELS
 from buswork.store.model import Limits as StoreLimits
 
@@ -83,6 +81,10 @@ class ToyWing:
         self.life.append(f"stop {self.name}{' for good' if for_good else ''}")
 
 
+def kind(make):
+    return Kind(make=lambda host, limits, options: make(), limits=Limits)
+
+
 @pytest.fixture
 def life():
     """What became of the wings, in order."""
@@ -117,10 +119,10 @@ async def get_all(bus, path, interface):
 
 def test_without_arguments_all_wings_serve_the_system_bus():
     options = make_parser().parse_args([])
-    assert options.wings == list(daemon.MAKERS)
+    assert options.wings == list(daemon.WINGS)
     assert (options.bus, options.log_level) == ("system", "info")
-    assert options.limits == Limits()
-    assert options.store_limits == StoreLimits()
+    assert options.limits[""] == Limits()
+    assert options.limits["store"] == StoreLimits()
 
 
 def test_wings_are_named_once():
@@ -129,17 +131,21 @@ def test_wings_are_named_once():
 
 def test_limits_are_lifted_one_by_one():
     options = make_parser().parse_args(["--limit", "calls=1000", "--limit", "objects=5"])
-    assert options.limits == dataclasses.replace(Limits(), calls=1000, objects=5)
-    assert make_parser().parse_args([]).limits == Limits()
+    assert options.limits[""] == dataclasses.replace(Limits(), calls=1000, objects=5)
+    assert make_parser().parse_args([]).limits[""] == Limits()
 
 
 def test_every_limit_can_be_lifted():
-    names = [field.name for field in dataclasses.fields(Limits)]
-    of_store = [field.name for field in dataclasses.fields(StoreLimits)]
-    words = [*names, *(f"store.{name}" for name in of_store)]
-    options = make_parser().parse_args([f"--limit={word}=7" for word in words])
-    assert options.limits == Limits(*[7] * len(names))
-    assert options.store_limits == StoreLimits(*[7] * len(of_store))
+    before = make_parser().parse_args([]).limits
+    words = [
+        f"{wing}.{field.name}".removeprefix(".")
+        for wing, limits in before.items()
+        for field in dataclasses.fields(limits)
+    ]
+    after = make_parser().parse_args([f"--limit={word}=7" for word in words]).limits
+    assert set(after) == {"", *daemon.WINGS}
+    for wing, limits in after.items():
+        assert set(dataclasses.asdict(limits).values()) <= {7}, wing
 
 
 @pytest.mark.parametrize(
@@ -239,7 +245,7 @@ def no_environment(monkeypatch):
 
 @pytest.fixture
 def toy_makers(monkeypatch, life):
-    monkeypatch.setattr(daemon, "MAKERS", {"store": lambda _: ToyWing(life, "store")})
+    monkeypatch.setattr(daemon, "WINGS", {"store": kind(lambda: ToyWing(life, "store"))})
 
 
 @pytest.mark.parametrize("answer", [2, 3, 4])
@@ -277,9 +283,8 @@ async def test_a_signal_to_end_is_status_0(
 
 
 async def test_a_wing_that_was_not_named_is_off(bus, polkit, signals, no_environment, monkeypatch):
-    monkeypatch.setattr(
-        daemon, "MAKERS", {name: lambda _: ToyWing([], "x") for name in ("store", "other")}
-    )
+    toy = kind(lambda: ToyWing([], "x"))
+    monkeypatch.setattr(daemon, "WINGS", {"store": toy, "other": toy})
     serving = Serving(bus, "--wings", "other")
     await bus.asked("RequestName")
     await bus.settle()
@@ -536,46 +541,27 @@ async def test_26_a_level_that_there_is_not_is_invalid(bus, polkit, made, life, 
 async def test_37_only_logind_puts_the_machine_to_sleep(bus, made, life, caplog):
     caplog.set_level(logging.INFO)
     bus.names["org.freedesktop.login1"] = ":1.2"
+    heard: list[bool] = []
+    made.host.on_sleep.append(heard.append)
     await start(made, life)
     sleep = ("/org/freedesktop/login1", "org.freedesktop.login1.Manager", "PrepareForSleep")
     bus.signal(ALICE, *sleep, "b", [True])
     bus.signal(":1.2", *sleep, "s", ["x"])
     await bus.settle()
     assert "sleep" not in caplog.text
+    assert heard == []
     bus.signal(":1.2", *sleep, "b", [True])
     bus.signal(":1.2", *sleep, "b", [False])
     await bus.settle()
     assert "goes to sleep" in caplog.text
     assert "woke up" in caplog.text
+    assert heard == [True, False]
 
 
-async def test_descriptors_of_an_earlier_daemon_are_found_by_their_prefix(bus, polkit, signals):
-    passed = {"toy-1": [11, 12], "toy-2": [13], "store": [14], "a-toy-1": [15]}
-    made = Daemon(await bus.connect(), Limits(), "console", passed=passed)
-    assert made.descriptors("toy-") == {"toy-1": [11, 12], "toy-2": [13]}
-
-
-async def test_only_listening_unix_sockets_are_taken(bus, polkit, signals, tmp_path, caplog):
-    with contextlib.ExitStack() as stack:
-        listener, plain, inet = (
-            stack.enter_context(socket.socket(family))
-            for family in (socket.AF_UNIX, socket.AF_UNIX, socket.AF_INET)
-        )
-        listener.bind(str(tmp_path / "socket"))
-        listener.listen()
-        inet.listen()
-        pipe = os.pipe()
-        fds = [os.dup(each.fileno()) for each in (listener, plain, inet)]
-        passed = {"store": [fds[0], pipe[0], fds[1], fds[2]]}
-        made = Daemon(await bus.connect(), Limits(), "console", passed=passed)
-        taken = made.sockets("store")
-        assert [sock.fileno() for sock in taken] == [fds[0]]
-        assert made.sockets("other") == []
-        assert len(caplog.records) == 3
-        for sock in taken:
-            sock.close()
-        for fd in pipe:
-            os.close(fd)
+async def test_what_was_passed_reaches_the_wings(bus, polkit, signals, life):
+    made = Daemon(await bus.connect(), Limits(), "console", passed={"toy-1": [11]})
+    assert made.host.passed == {"toy-1": [11]}
+    assert made.host.epoch == made.epoch
 
 
 def test_the_unit_waits_longer_than_calls_are_drained():

@@ -12,12 +12,11 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from buswork import __version__, systemd
 from buswork.authority import Authority, Limits
@@ -30,10 +29,9 @@ from buswork.bus.objects import Face
 from buswork.bus.ownership import Holdings
 from buswork.bus.transport import BUS, Connection
 from buswork.errors import BusworkError, InvalidArgs
+from buswork.host import Host, Kind, Wing
 from buswork.log import CONFIGURED, IDENTIFIER, LEVELS, event, level_name, set_up
-from buswork.store.model import Limits as StoreLimits
-from buswork.store.native.keep import NAME as KEPT_PREFIX
-from buswork.store.wing import StoreWing
+from buswork.store.wing import STORE
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +48,9 @@ PRIMARY_OWNER = 1
 DRAIN_SECONDS = 5.0
 
 
-class Wing(Protocol):
-    """What the daemon knows of a wing."""
+WINGS: dict[str, Kind] = {"store": STORE}
 
-    async def start(self) -> None: ...
-
-    async def stop(self, *, for_good: bool) -> None:
-        """for_good: an orderly end, after which nothing of the wing's should be left."""
+Maker = Callable[[Host], Wing]
 
 
 class DaemonFace(Face):
@@ -134,29 +128,25 @@ class Daemon:
         connection: Connection,
         limits: Limits,
         log_target: str,
-        *,
-        passed: Mapping[str, Sequence[int]] | None = None,
-        socket_dirs: Sequence[Path] = (),
-        store_limits: StoreLimits | None = None,
+        **surroundings: Any,
     ) -> None:
+        """surroundings: what is known of the Host beyond what is made here."""
         self.epoch = secrets.token_bytes(16)
         self.connection = connection
-        self.passed = passed or {}
-        self.socket_dirs = socket_dirs
         self.limits = limits
-        self.store_limits = store_limits or StoreLimits()
-        self.states: dict[str, tuple[str, str]] = dict.fromkeys(MAKERS, ("off", ""))
-        self.callers = Callers(connection)
-        self.authority = Authority.over(connection, self.callers, os.geteuid(), limits)
-        self.edge = Edge(connection, self.callers, self.authority)
-        self.holdings = Holdings(self.callers)
+        self.states: dict[str, tuple[str, str]] = dict.fromkeys(WINGS, ("off", ""))
+        callers = Callers(connection)
+        self.authority = Authority.over(connection, callers, os.geteuid(), limits)
+        self.edge = Edge(connection, callers, self.authority)
+        self.holdings = Holdings(callers)
+        self.host = Host(self.edge, self.authority, self.holdings, self.epoch, **surroundings)
         self._sleep = NameTracker(connection, "org.freedesktop.login1")
         self._log_target = log_target
         self._wings: list[tuple[str, Wing]] = []
         self._started_at = time.monotonic()
         self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    async def start(self, makers: dict[str, Callable[["Daemon"], Wing]]) -> None:
+    async def start(self, makers: Mapping[str, Maker]) -> None:
         """Everything is exported before the name is ours: no half-started object answers."""
         self._handle_signals()
         await self.authority.start()
@@ -172,9 +162,9 @@ class Daemon:
         if answer != PRIMARY_OWNER:
             raise BusworkError(f"somebody else has the name {BUS_NAME} on this bus")
 
-    async def _start_wing(self, name: str, make: Callable[["Daemon"], Wing]) -> None:
+    async def _start_wing(self, name: str, make: Maker) -> None:
         try:
-            wing = make(self)
+            wing = make(self.host)
             await wing.start()
         except Exception as error:
             log.exception("the wing %s could not start", name)
@@ -193,6 +183,8 @@ class Daemon:
         if frame.header.signature == "b":
             (sleeping,) = frame.values()
             log.info("the machine goes to sleep" if sleeping else "the machine woke up")
+            for callback in self.host.on_sleep:
+                callback(sleeping)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -229,15 +221,6 @@ class Daemon:
             log.critical("the bus is gone: %s", closed.result())
             self._stop(1)
 
-    def descriptors(self, prefix: str) -> dict[str, Sequence[int]]:
-        """The descriptors that an earlier daemon left with the service manager, by name."""
-        return {name: fds for name, fds in self.passed.items() if name.startswith(prefix)}
-
-    def sockets(self, name: str) -> list[socket.socket]:
-        """The listening sockets that the service manager passed under this name."""
-        found = (_listener(fd) for fd in self.passed.get(name, ()))
-        return [sock for sock in found if sock is not None]
-
     # -- facts ---------------------------------------------------------------------------------
 
     def statistics(self) -> dict[str, int]:
@@ -253,19 +236,6 @@ class Daemon:
             "resident_bytes": _resident_bytes(),
             "uptime_us": int((time.monotonic() - self._started_at) * 1_000_000),
         }
-
-
-def _listener(fd: int) -> socket.socket | None:
-    try:
-        sock = socket.socket(fileno=fd)
-    except OSError as error:
-        log.error("a descriptor that was passed is no socket: %s", error)
-        return None
-    if sock.family == socket.AF_UNIX and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return sock
-    log.error("a descriptor that was passed is no listening unix socket")
-    sock.close()
-    return None
 
 
 @contextlib.contextmanager
@@ -294,23 +264,7 @@ def _resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGESIZE")
 
 
-MAKERS: dict[str, Callable[[Daemon], Wing]] = {
-    "store": lambda daemon: StoreWing(
-        daemon.edge,
-        daemon.authority,
-        daemon.holdings,
-        daemon.epoch,
-        daemon.store_limits,
-        sockets=daemon.sockets("store"),
-        socket_dirs=daemon.socket_dirs,
-        kept=daemon.descriptors(KEPT_PREFIX),
-        may_keep=systemd.has_manager(),
-    ),
-}
-
-
 async def _serve(options: argparse.Namespace, log_target: str) -> int:
-    makers = {name: MAKERS[name] for name in options.wings}
     try:
         connection = await Connection.open(bus_address(options.bus))
     except (OSError, BusworkError, TimeoutError) as error:
@@ -318,14 +272,16 @@ async def _serve(options: argparse.Namespace, log_target: str) -> int:
         return 1
     daemon = Daemon(
         connection,
-        options.limits,
+        options.limits[""],
         log_target,
         passed=systemd.take_listen_fds(),
+        has_manager=systemd.has_manager(),
         socket_dirs=_socket_dirs(options),
-        store_limits=options.store_limits,
+        state_dir=_state_dir(options),
+        simulate=options.simulate,
     )
     try:
-        await daemon.start(makers)
+        await daemon.start({name: _maker(name, options) for name in options.wings})
     except BusworkError as error:
         log.critical("%s", error)
         connection.close()
@@ -339,6 +295,10 @@ async def _serve(options: argparse.Namespace, log_target: str) -> int:
     return status
 
 
+def _maker(name: str, options: argparse.Namespace) -> Maker:
+    return lambda host: WINGS[name].make(host, options.limits[name], options)
+
+
 def _socket_dirs(options: argparse.Namespace) -> list[Path]:
     """Where to make native sockets; under systemd, whose units make them, nowhere."""
     named = options.socket_dir
@@ -348,11 +308,16 @@ def _socket_dirs(options: argparse.Namespace) -> list[Path]:
     return list(dict.fromkeys((*named, *tmp)))
 
 
+def _state_dir(options: argparse.Namespace) -> Path | None:
+    named = options.state_dir or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(named) if named else None
+
+
 def _wing_names(text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
-        if name not in MAKERS:
-            raise argparse.ArgumentTypeError(f"no wing {name!r}; there are {', '.join(MAKERS)}")
+        if name not in WINGS:
+            raise argparse.ArgumentTypeError(f"no wing {name!r}; there are {', '.join(WINGS)}")
     return names
 
 
@@ -367,19 +332,20 @@ class _LimitAction(argparse.Action):
         option: str | None = None,
     ) -> None:
         name, _, number = str(text).partition("=")
-        of_store = name.startswith("store.")
-        wanted = "store_limits" if of_store else "limits"
-        if name not in _limit_names() or not number.isdecimal():
-            parser.error(f"--limit takes NAME=NUMBER with NAME one of {', '.join(_limit_names())}")
-        limits = getattr(options, wanted)
-        lifted = dataclasses.replace(limits, **{name.removeprefix("store."): int(number)})
-        setattr(options, wanted, lifted)
+        if name not in _limit_names(options.limits) or not number.isdecimal():
+            names = ", ".join(_limit_names(options.limits))
+            parser.error(f"--limit takes NAME=NUMBER with NAME one of {names}")
+        wing, _, field = name.rpartition(".")
+        lifted = dataclasses.replace(options.limits[wing], **{field: int(number)})
+        options.limits = {**options.limits, wing: lifted}
 
 
-def _limit_names() -> list[str]:
+def _limit_names(limits: Mapping[str, Any]) -> list[str]:
+    """Those of the daemon by their name, those of a wing with the wing's name in front."""
     return [
-        *(field.name for field in dataclasses.fields(Limits)),
-        *(f"store.{field.name}" for field in dataclasses.fields(StoreLimits)),
+        f"{wing}.{field.name}" if wing else field.name
+        for wing, all_ in limits.items()
+        for field in dataclasses.fields(all_)
     ]
 
 
@@ -393,7 +359,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--wings",
         type=_wing_names,
-        default=list(MAKERS),
+        default=list(WINGS),
         metavar="NAME,...",
         help="which wings to start (default: all)",
     )
@@ -414,7 +380,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--limit",
         dest="limits",
         action=_LimitAction,
-        default=Limits(),
+        default={"": Limits(), **{name: kind.limits() for name, kind in WINGS.items()}},
         metavar="NAME=NUMBER",
         help="lift a quota per uid, for benches; may be repeated",
     )
@@ -423,7 +389,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="DIR",
-        help="make mapipc_set and mapipc_get in this directory; may be repeated "
+        help="make the native sockets in this directory; may be repeated "
         "(default: $RUNTIME_DIRECTORY if set; else none, systemd makes them)",
     )
     parser.add_argument(
@@ -432,7 +398,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="make them in $TMPDIR or /tmp too, where the original mapipc looks; anybody can take "
         "these names while the daemon is not running",
     )
-    parser.set_defaults(store_limits=StoreLimits())
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="what is remembered over restarts (default: $STATE_DIRECTORY if set; else nothing is)",
+    )
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="simulated devices instead of those that are plugged in",
+    )
+    for kind in WINGS.values():
+        kind.add_options(parser)
     parser.add_argument("--version", action="version", version=f"busworkd {__version__}")
     return parser
 

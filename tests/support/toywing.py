@@ -18,6 +18,7 @@ import asyncio
 import itertools
 import os
 import sys
+from dataclasses import dataclass
 
 from buswork import authority, daemon
 from buswork.bus import caller, polkit
@@ -26,6 +27,7 @@ from buswork.bus.contract import Interface, parse
 from buswork.bus.objects import Face, Values, in_order
 from buswork.bus.ownership import Held
 from buswork.errors import NotOwner
+from buswork.host import Host, Kind
 
 COMMAND = [sys.executable, "-m", "support.toywing", "--bus", "system"]
 PATH = "/org/buswork/toys"
@@ -141,7 +143,7 @@ class ToyFace(Face):
         return self._owner
 
     async def hold(self, call: Call) -> None:
-        holdings = self._maker.daemon.holdings
+        holdings = self._maker.host.holdings
         try:
             self._held = await holdings.hold(call, self._path, "toy", self.name, self.go)
         except BaseException:
@@ -150,7 +152,7 @@ class ToyFace(Face):
 
     def go(self) -> None:
         self._lease.release()
-        self._maker.daemon.edge.unexport(self._path)
+        self._maker.host.edge.unexport(self._path)
 
     def touch(self, call: Call) -> str:
         self._touched += 1
@@ -163,12 +165,12 @@ class ToyFace(Face):
         if call.uid != self._owner:
             raise NotOwner(f"{self._path} is not yours")
         assert self._held is not None
-        self._maker.daemon.holdings.let_go(self._held)
+        self._maker.host.holdings.let_go(self._held)
         self.go()
 
     def hand_over(self, call: Call, uid: int) -> None:
         self._owner = uid
-        self._maker.daemon.edge.changed(self._path, THING, "Name", "Secret")
+        self._maker.host.edge.changed(self._path, THING, "Name", "Secret")
 
     @property
     def secret(self) -> str:
@@ -178,9 +180,9 @@ class ToyFace(Face):
 class ToysFace(Face):
     interface = INTERFACE
 
-    def __init__(self, of: daemon.Daemon) -> None:
-        self.daemon = of
-        self.quotas = of.authority.quotas
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.quotas = host.authority.quotas
         self._gates = Gates()
         self._numbers = itertools.count(1)
 
@@ -192,7 +194,7 @@ class ToysFace(Face):
         path = f"{PATH}/{next(self._numbers)}"
         face = ToyFace(self, path, call, name)
         await face.hold(call)
-        self.daemon.edge.export(path, face, wing=PATH)
+        self.host.edge.export(path, face, wing=PATH)
         return path
 
     async def wait(self, call: Call, gate: str) -> str:
@@ -226,12 +228,17 @@ class ToysFace(Face):
         return text
 
 
+@dataclass
+class NoLimits:
+    """The toys have none."""
+
+
 class ToyWing:
-    def __init__(self, of: daemon.Daemon) -> None:
-        self._daemon = of
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     async def start(self) -> None:
-        self._daemon.edge.export(PATH, ToysFace(self._daemon), wing=PATH, manager=True)
+        self._host.edge.export(PATH, ToysFace(self._host), wing=PATH, manager=True)
 
     async def stop(self, *, for_good: bool) -> None:
         pass
@@ -252,5 +259,5 @@ def _lower_limits() -> None:
 
 if __name__ == "__main__":
     _lower_limits()
-    daemon.MAKERS["toy"] = ToyWing
+    daemon.WINGS["toy"] = Kind(lambda host, limits, options: ToyWing(host), limits=NoLimits)
     sys.exit(daemon.main())

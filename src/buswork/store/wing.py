@@ -2,18 +2,13 @@
 
 import asyncio
 import logging
-import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from buswork.authority import Authority
-from buswork.bus.export import Edge
-from buswork.bus.ownership import Holdings
 from buswork.errors import BusworkError
+from buswork.host import Host, Kind
 from buswork.store.face import PATH, Hints, StoreFace
 from buswork.store.model import Limits, Store
+from buswork.store.native.keep import NAME as KEPT_PREFIX
 from buswork.store.native.keep import Keep, forget, restore
 from buswork.store.native.memory import SharedMemory
 from buswork.store.native.places import make_sockets
@@ -27,29 +22,22 @@ def _unix_us() -> int:
     return time.time_ns() // 1000
 
 
-@dataclass
 class StoreWing:
     """The wing as the daemon sees it."""
 
-    edge: Edge
-    authority: Authority
-    holdings: Holdings
-    epoch: bytes
-    limits: Limits = field(default_factory=Limits)
-    # Where native clients come in: sockets that systemd made, directories where we make some.
-    sockets: Sequence[socket.socket] = ()
-    socket_dirs: Sequence[Path] = ()
-    # What a daemon before us kept with the service manager, and whether there is one.
-    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    may_keep: bool = False
+    def __init__(self, host: Host, limits: Limits) -> None:
+        self.host = host
+        self.edge = host.edge
+        self.limits = limits
 
     async def start(self) -> None:
         self.store = Store(_unix_us, self.limits)
-        if self.kept:
-            log.info("%d keys outlived the daemon before", restore(self.store, self.kept))
-        self.keep = Keep(self.store) if self.may_keep else None
-        forget(self.kept)
-        self.memory = SharedMemory(self.store, self.epoch)
+        kept = self.host.descriptors(KEPT_PREFIX)
+        if kept:
+            log.info("%d keys outlived the daemon before", restore(self.store, kept))
+        self.keep = Keep(self.store) if self.host.has_manager else None
+        forget(kept)
+        self.memory = SharedMemory(self.store, self.host.epoch)
         self.streams = WatchStreams(self.store)
         self.hints = Hints(self.edge)
         self.store.on_change.append(self.hints.changed)
@@ -58,8 +46,8 @@ class StoreWing:
             self.store,
             self.streams,
             self.memory,
-            self.authority,
-            self.holdings,
+            self.host.authority,
+            self.host.holdings,
             self._plan_expiry,
         )
         self.edge.export(PATH, face, wing=PATH, manager=True)
@@ -67,9 +55,10 @@ class StoreWing:
         self._plan_expiry()
 
     def _open_doors(self) -> None:
-        self.doors = Doors(self.store, self.authority, memory=self.memory)
-        self._files = [made for place in self.socket_dirs for made in make_sockets(place)]
-        for listener in (*self.sockets, *(made.listener for made in self._files)):
+        self.doors = Doors(self.store, self.host.authority, memory=self.memory)
+        self._files = [made for place in self.host.socket_dirs for made in make_sockets(place)]
+        passed = self.host.sockets("store")
+        for listener in (*passed, *(made.listener for made in self._files)):
             try:
                 self.doors.open(listener)
             except BusworkError as error:
@@ -103,3 +92,6 @@ class StoreWing:
     def _expire(self) -> None:
         self.store.expire(_unix_us())
         self._plan_expiry()
+
+
+STORE = Kind(make=lambda host, limits, options: StoreWing(host, limits), limits=Limits)

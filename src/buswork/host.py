@@ -1,0 +1,81 @@
+"""What the daemon gives to a wing, and what it wants of one."""
+
+import argparse
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from buswork.authority import Authority
+from buswork.bus.export import Edge
+from buswork.bus.ownership import Holdings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Host:
+    """The daemon as its wings see it."""
+
+    edge: Edge
+    authority: Authority
+    holdings: Holdings
+    # Random, and another one with each start.
+    epoch: bytes
+    # What the service manager passed to us, by name.
+    passed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    # Whether there is a service manager that keeps descriptors for us.
+    has_manager: bool = False
+    # Where to make native sockets; nowhere under systemd, whose units make them.
+    socket_dirs: Sequence[Path] = ()
+    # Where a wing may remember things over restarts, if anywhere.
+    state_dir: Path | None = None
+    # Simulated hardware instead of real one.
+    simulate: bool = False
+    # Called with True before the machine sleeps, with False when it has woken up.
+    on_sleep: list[Callable[[bool], None]] = field(default_factory=list)
+
+    def descriptors(self, prefix: str) -> dict[str, Sequence[int]]:
+        """The descriptors that an earlier daemon left with the service manager, by name."""
+        return {name: fds for name, fds in self.passed.items() if name.startswith(prefix)}
+
+    def sockets(self, name: str) -> list[socket.socket]:
+        """The listening sockets that the service manager passed under this name."""
+        found = (_listener(fd) for fd in self.passed.get(name, ()))
+        return [sock for sock in found if sock is not None]
+
+
+def _listener(fd: int) -> socket.socket | None:
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        log.error("a descriptor that was passed is no socket: %s", error)
+        return None
+    if sock.family == socket.AF_UNIX and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return sock
+    log.error("a descriptor that was passed is no listening unix socket")
+    sock.close()
+    return None
+
+
+class Wing(Protocol):
+    """What the daemon wants of a wing."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self, *, for_good: bool) -> None:
+        """for_good: an orderly end, after which nothing of the wing's should be left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A wing that can be started: what there is to say on the command line, and its maker."""
+
+    # Called with the host, the wing's limits and the command line.
+    make: Callable[[Host, Any, argparse.Namespace], Wing]
+    # A dataclass of numbers, each of which --limit can lift.
+    limits: Callable[[], Any]
+    # Adds the wing's own options to the command line.
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
