@@ -5,7 +5,7 @@ from support import reference
 from support.fakebus import DRIVER, DRIVER_PATH, ERROR, OWN_NAME, Refused
 
 from buswork.bus import caller
-from buswork.bus.caller import Call, Callers, NameTracker, Peer, owner_changed_rule
+from buswork.bus.caller import Callers, NameTracker, Peer, owner_changed_rule
 from buswork.errors import AccessDenied, Gone, LimitsExceeded
 
 ALICE = ":1.7"
@@ -15,11 +15,6 @@ ALICE = ":1.7"
 async def callers(bus):
     bus.uids[ALICE] = 1000
     return Callers(await bus.connect())
-
-
-def test_what_a_handler_knows_of_a_call():
-    assert Call(ALICE, 1000, 4, "/").interactive
-    assert not Call(ALICE, 1000, 3, "/").interactive
 
 
 def test_a_peer_is_equal_to_itself_alone():

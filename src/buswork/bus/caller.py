@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from buswork.bus.codec import CodecError
-from buswork.bus.message import Flag, Frame
+from buswork.bus.message import Frame
 from buswork.bus.transport import BUS, Connection, Listener
 from buswork.errors import AccessDenied, BusworkError, Gone, LimitsExceeded
 
@@ -29,10 +29,6 @@ class Call:
     uid: int
     flags: int
     path: str
-
-    @property
-    def interactive(self) -> bool:
-        return bool(self.flags & Flag.ALLOW_INTERACTIVE_AUTHORIZATION)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
