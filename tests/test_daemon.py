@@ -542,7 +542,7 @@ async def test_37_only_logind_puts_the_machine_to_sleep(bus, made, life, caplog)
     caplog.set_level(logging.INFO)
     bus.names["org.freedesktop.login1"] = ":1.2"
     heard: list[bool] = []
-    made.host.on_sleep.append(heard.append)
+    made.logind.on_sleep.append(heard.append)
     await start(made, life)
     sleep = ("/org/freedesktop/login1", "org.freedesktop.login1.Manager", "PrepareForSleep")
     bus.signal(ALICE, *sleep, "b", [True])

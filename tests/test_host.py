@@ -10,7 +10,7 @@ from buswork.host import Host
 def host(**passed):
     """What a wing sees; none of these tests asks for the rest."""
     nothing = None
-    return Host(nothing, nothing, nothing, b"", passed)
+    return Host(nothing, nothing, nothing, nothing, b"", passed)
 
 
 def test_descriptors_of_an_earlier_daemon_are_found_by_their_prefix():

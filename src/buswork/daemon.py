@@ -21,9 +21,10 @@ from typing import Any
 from buswork import __version__, systemd
 from buswork.authority import Authority, Limits
 from buswork.bus.address import bus_address
-from buswork.bus.caller import Call, Callers, NameTracker
+from buswork.bus.caller import Call, Callers
 from buswork.bus.export import Edge
 from buswork.bus.library import Variant, variant
+from buswork.bus.logind import Logind
 from buswork.bus.message import Frame
 from buswork.bus.objects import Face
 from buswork.bus.ownership import Holdings
@@ -139,8 +140,10 @@ class Daemon:
         self.authority = Authority.over(connection, callers, os.geteuid(), limits)
         self.edge = Edge(connection, callers, self.authority)
         self.holdings = Holdings(callers)
-        self.host = Host(self.edge, self.authority, self.holdings, self.epoch, **surroundings)
-        self._sleep = NameTracker(connection, "org.freedesktop.login1")
+        self.logind = Logind(connection)
+        self.host = Host(
+            self.edge, self.authority, self.holdings, self.logind, self.epoch, **surroundings
+        )
         self._log_target = log_target
         self._wings: list[tuple[str, Wing]] = []
         self._started_at = time.monotonic()
@@ -150,12 +153,12 @@ class Daemon:
         """Everything is exported before the name is ours: no half-started object answers."""
         self._handle_signals()
         await self.authority.start()
+        await self.logind.start()
         self.edge.export(DAEMON_PATH, DaemonFace(self), wing=DAEMON_PATH)
         log_control = LogControlFace(self._log_target)
         self.edge.export(LOG_CONTROL_PATH, log_control, wing=DAEMON_PATH)
         for name, make in makers.items():
             await self._start_wing(name, make)
-        await self._watch_sleep()
         self.connection.listen(BUS, "NameLost", self._name_lost, sender=BUS)
         self.connection.closed.add_done_callback(self._bus_lost)
         (answer,) = await self.connection.call_bus("RequestName", "su", (BUS_NAME, DO_NOT_QUEUE))
@@ -172,19 +175,6 @@ class Daemon:
         else:
             self._wings.append((name, wing))
             self.states[name] = ("running", "")
-
-    async def _watch_sleep(self) -> None:
-        await self._sleep.start()
-        await self._sleep.listen(
-            "org.freedesktop.login1.Manager", "PrepareForSleep", self._prepare_for_sleep
-        )
-
-    def _prepare_for_sleep(self, frame: Frame) -> None:
-        if frame.header.signature == "b":
-            (sleeping,) = frame.values()
-            log.info("the machine goes to sleep" if sleeping else "the machine woke up")
-            for callback in self.host.on_sleep:
-                callback(sleeping)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from buswork.authority import Authority
 from buswork.bus.export import Edge
+from buswork.bus.logind import Logind
 from buswork.bus.ownership import Holdings
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class Host:
     edge: Edge
     authority: Authority
     holdings: Holdings
+    logind: Logind
     # Random, and another one with each start.
     epoch: bytes
     # What the service manager passed to us, by name.
@@ -34,8 +36,6 @@ class Host:
     state_dir: Path | None = None
     # Simulated hardware instead of real one.
     simulate: bool = False
-    # Called with True before the machine sleeps, with False when it has woken up.
-    on_sleep: list[Callable[[bool], None]] = field(default_factory=list)
 
     def descriptors(self, prefix: str) -> dict[str, Sequence[int]]:
         """The descriptors that an earlier daemon left with the service manager, by name."""
