@@ -110,16 +110,16 @@ async def test_flags_reach_the_handler(stack, bus):
 
     class Curious(ToyFace):
         def echo(self, call, text):
-            seen.append((call.flags, call.interactive, call.path, call.uid))
+            seen.append((call.flags, call.path, call.uid))
             return text
 
     stack.edge.export(ROOT, Curious(), wing=ROOT)
     for flags in (0, Flag.ALLOW_INTERACTIVE_AUTHORIZATION, 0):
         await stack.call(ALICE, "Echo", "s", "x", flags=flags)
     assert seen == [
-        (0, False, ROOT, ALICE_UID),
-        (4, True, ROOT, ALICE_UID),
-        (0, False, ROOT, ALICE_UID),
+        (0, ROOT, ALICE_UID),
+        (4, ROOT, ALICE_UID),
+        (0, ROOT, ALICE_UID),
     ]
 
 

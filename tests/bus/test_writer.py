@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import functools
 import os
 import socket
 
@@ -139,6 +141,39 @@ async def test_31_descriptors_that_cannot_be_duplicated_leak_nothing(bus, connec
         connection.send(b"x", [0, 1, 99999])
     assert open_fds() == before
     assert connection.writer.queued == 0
+
+
+class Exhausted:
+    """A socket while more descriptors are under way than the kernel lets us have."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self.send = sock.send
+
+    def sendmsg(self, data, rights):
+        raise OSError(errno.ETOOMANYREFS, "too many references")
+
+
+async def test_31_descriptors_that_the_kernel_does_not_carry_spoil_one_message_alone(
+    bus, connection, open_fds
+):
+    before = open_fds()
+    writer = connection.writer
+    writer._sock = Exhausted(writer._sock)
+    message = functools.partial(reference.Message, reference.SIGNAL)
+    fields = {reference.PATH: TOY, reference.INTERFACE: FACE}
+    with_fd = {**fields, reference.MEMBER: "With", reference.UNIX_FDS: 1}
+    connection.send(message(1, {**fields, reference.MEMBER: "Before"}).write())
+    without = message(2, {**fields, reference.MEMBER: "Instead"}).write()
+    connection.send(message(2, with_fd).write(), [0], without)
+    connection.send(message(3, {**fields, reference.MEMBER: "After"}).write())
+    await writer.drain()
+    await bus.settle()
+    told = [each.member for each in bus.received if each.kind == reference.SIGNAL]
+    assert told == ["Before", "Instead", "After"]
+    assert writer.queued == 0
+    assert connection.is_open
+    assert open_fds() == before
 
 
 async def test_31_queued_descriptors_are_closed_with_the_connection(bus, connection, open_fds):

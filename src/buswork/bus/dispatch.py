@@ -63,6 +63,9 @@ MAX_LANE = 1024
 _BIG = b">"
 # Whom the quotas charge for callers whose uid is not known yet: all of them together.
 STRANGERS = -1
+_NO_DESCRIPTORS = LimitsExceeded(
+    "too many descriptors are handed out that nobody has received yet; try again"
+)
 _LANE_FULL = f"{MAX_LANE} calls of yours wait already"
 ALWAYS = float("inf")
 
@@ -579,7 +582,9 @@ class Dispatcher:
                 self._check_large(len(body))
             number = connection.next_serial()
             if isinstance(body, Body) and fds:
-                connection.send(template.message_with_fds(number, serial, body), fds)
+                message = template.message_with_fds(number, serial, body)
+                no = encode_error(number, serial, call.sender, _NO_DESCRIPTORS)
+                connection.send(message, fds, no)
             else:
                 connection.send(template.message(number, serial, body))
             if len(body) > LARGE_REPLY:

@@ -8,6 +8,7 @@ close its own at once.
 import array
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -47,7 +48,8 @@ class Writer:
         self._loop = loop
         self._on_error = on_error
         self._on_room = on_room
-        self._queue: deque[tuple[bytes, Sequence[int]]] = deque()
+        # Each message with its descriptors, and what is sent in place of both if they can't go.
+        self._queue: deque[tuple[bytes, Sequence[int], bytes]] = deque()
         self._rest: bytes | memoryview | None = None
         self._report_at = OUTPUT_STEP
         self._flush_planned = False
@@ -58,13 +60,17 @@ class Writer:
         """Whether nothing large should be queued any more."""
         return self.queued > QUEUE_MAX
 
-    def send(self, message: bytes, fds: Sequence[int] = ()) -> None:
-        """Queues a message; fds are duplicated and remain the caller's."""
+    def send(self, message: bytes, fds: Sequence[int] = (), instead: bytes = b"") -> None:
+        """Queues a message; fds are duplicated and remain the caller's.
+
+        The kernel counts descriptors that nobody has received yet, and past our own limit it
+        carries no more of them: then `instead` is sent.
+        """
         if not self.is_open:
             return
         if fds:
             fds = _duplicate(fds)
-        self._queue.append((message, fds))
+        self._queue.append((message, fds, instead))
         self.queued += len(message)
         if not self.is_held and not self._flush_planned and not self.is_blocked:
             self._flush_planned = True
@@ -116,10 +122,18 @@ class Writer:
             size += len(piece)
         return b"".join(pieces)
 
-    def _send_with_fds(self, data: bytes, fds: Sequence[int]) -> None:
+    def _send_with_fds(self, data: bytes, fds: Sequence[int], instead: bytes) -> None:
         """The message stays in the queue until its descriptors have gone, with its first byte."""
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-        count = self._sock.sendmsg((data,), (rights,))
+        try:
+            count = self._sock.sendmsg((data,), (rights,))
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or not instead:
+                raise
+            self._queue[0] = (instead, (), b"")
+            self.queued += len(instead) - len(data)
+            close_all(fds)
+            return
         self._queue.popleft()
         close_all(fds)
         self._count(data, count)
@@ -147,7 +161,7 @@ class Writer:
         self.is_open = False
         if self.is_blocked:
             self._loop.remove_writer(self._sock)
-        for _, fds in self._queue:
+        for _, fds, _ in self._queue:
             close_all(fds)
         self._queue.clear()
         self._rest = None
