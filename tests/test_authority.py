@@ -466,13 +466,61 @@ async def test_39_prompts_have_64_places_in_all_and_plain_questions_go_on(bus, a
 
 async def test_39_plain_questions_have_32_places_and_wait_for_them(bus, authority, polkit):
     polkit.rules |= {f"{ACTION}{number}": "hang" for number in range(40)}
-    tasks = [begin(authority, action=f"{ACTION}{number}") for number in range(40)]
+    tasks = [begin(authority, uid=number % 3, action=f"{ACTION}{number}") for number in range(40)]
     await bus.asked("CheckAuthorization", module.PLACES_PLAIN)
     await bus.settle()
     assert len(polkit.questions) == module.PLACES_PLAIN
     for number in range(40):
         polkit.decide(await bus.asked("CheckAuthorization", number + 1), "yes")
     await asyncio.gather(*tasks)
+
+
+async def test_39_questions_of_one_user_leave_half_of_the_places_to_others(bus, authority, polkit):
+    polkit.rules |= {f"{ACTION}{number}": "hang" for number in range(100)}
+    tasks = [begin(authority, uid=7, action=f"{ACTION}{number}") for number in range(50)]
+    await bus.asked("CheckAuthorization", module.PLACES_PLAIN_PER_UID)
+    await bus.settle()
+    assert len(polkit.questions) == module.PLACES_PLAIN_PER_UID
+    polkit.rules["org.toy.other"] = "yes"
+    await require(authority, action="org.toy.other")
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_39_those_who_wait_come_in_turn_by_user():
+    places = module.Places(1, 1)
+    order = []
+
+    async def visit(uid, number):
+        async with places.place(uid):
+            order.append((uid, number))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(visit(1, n) for n in range(3)), *(visit(2, n) for n in range(2)))
+    assert order == [(1, 0), (1, 1), (2, 0), (1, 2), (2, 1)]
+    assert (places._free, places._used, places._waiting) == (1, {}, {})
+
+
+@pytest.mark.parametrize("called", [False, True])
+async def test_39_who_gives_up_waiting_leaves_the_place_to_others(called):
+    places = module.Places(1, 1)
+    first = places.place(1)
+    await first.__aenter__()
+    waiting = asyncio.create_task(places.place(2).__aenter__())
+    await asyncio.sleep(0)
+    if called:
+        await first.__aexit__(None, None, None)
+        waiting.cancel()
+    else:
+        waiting.cancel()
+        await asyncio.sleep(0)
+        await first.__aexit__(None, None, None)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(10), places.place(3):
+        assert places._free == 0
+    assert (places._free, places._used) == (1, {})
 
 
 async def test_39_those_who_wait_for_a_place_are_bounded(bus, authority, polkit, monkeypatch):

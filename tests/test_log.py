@@ -17,6 +17,8 @@ from buswork.log import (
     NOTICE,
     ConsoleHandler,
     JournalHandler,
+    Sparing,
+    SparingByUid,
     Unhurried,
     escaped,
     event,
@@ -335,3 +337,47 @@ def test_a_log_that_nobody_reads_stops_nobody(root):
 def test_levels_have_the_names_of_syslog(level, name):
     assert level_name(level) == name
     assert LEVELS[name] >= level
+
+
+# Sparing
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_some_lines_of_a_kind_and_then_their_number(clock, caplog):
+    sparing = Sparing("knocks")
+    log = logging.getLogger("test")
+    allowed = [sparing.allows(log) for _ in range(Sparing.LINES + 7)]
+    assert allowed == [True] * Sparing.LINES + [False] * 7
+    assert caplog.text == ""
+    clock.now += Sparing.SECONDS
+    assert sparing.allows(log)
+    assert [record.getMessage() for record in caplog.records] == ["7 more knocks were not logged"]
+    caplog.clear()
+    clock.now += Sparing.SECONDS
+    assert sparing.allows(log)
+    assert caplog.text == ""
+
+
+def test_who_fills_the_log_hides_nothing_of_others(clock):
+    sparing = SparingByUid("denials")
+    log = logging.getLogger("test")
+    while sparing.allows(log, 7):
+        pass
+    assert sparing.allows(log, 8)
+    assert not sparing.allows(log, 7)
+    for uid in range(1000):
+        sparing.allows(log, uid)
+    assert len(sparing._sparing) <= SparingByUid.MOST

@@ -9,8 +9,8 @@ import contextlib
 import logging
 import select
 import time
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 from buswork.bus.caller import Callers, Peer
@@ -25,7 +25,7 @@ from buswork.errors import (
     LimitsExceeded,
     TimedOut,
 )
-from buswork.log import DENIED, Sparing, event
+from buswork.log import DENIED, Sparing, SparingByUid, event
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ MAX_KEPT = 4096
 PLACES_INTERACTIVE = 64
 PLACES_INTERACTIVE_PER_UID = 4
 PLACES_PLAIN = 32
+# Of these one uid has half at the most: a rule that loops for it alone leaves others the rest.
+PLACES_PLAIN_PER_UID = 16
 # Plain questions that wait for a place. A looping rule holds the places for 15 s at most.
 MAX_WAITING_PLAIN = 1024
 
@@ -110,6 +112,65 @@ class Quotas:
             del self._used[key]
 
 
+class Places:
+    """So many may do something at once. Who waits has his turn by uid, so that many questions of
+    one user hold up no other's."""
+
+    def __init__(self, places: int, per_uid: int) -> None:
+        self._free = places
+        self._per_uid = per_uid
+        self._used: Counter[int] = Counter()
+        self._waiting: OrderedDict[int, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def place(self, uid: int) -> AsyncIterator[None]:
+        await self._take(uid)
+        try:
+            yield
+        finally:
+            self._give_back(uid)
+
+    async def _take(self, uid: int) -> None:
+        if self._free and self._used[uid] < self._per_uid:
+            self._free -= 1
+            self._used[uid] += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(uid, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came in this very moment
+                self._give_back(uid)
+            raise
+
+    def _give_back(self, uid: int) -> None:
+        self._free += 1
+        self._used[uid] -= 1
+        if not self._used[uid]:
+            del self._used[uid]
+        self._call_next()
+
+    def _call_next(self) -> None:
+        """Gives the free place to the first of the uid that has waited longest for a turn."""
+        for uid in list(self._waiting):
+            if self._used[uid] >= self._per_uid:
+                continue
+            line = self._waiting[uid]
+            while line and line[0].done():  # given up meanwhile
+                line.popleft()
+            turn = line.popleft() if line else None
+            if line:
+                self._waiting.move_to_end(uid)
+            else:
+                del self._waiting[uid]
+            if turn is not None:
+                self._free -= 1
+                self._used[uid] += 1
+                turn.set_result(None)
+                return
+
+
 class _Question:
     """A plain question that several calls may wait for; given up when the last of them goes."""
 
@@ -135,7 +196,8 @@ class Authority:
     def __init__(self, polkit: Polkit, callers: Callers, own_uid: int, limits: Limits) -> None:
         self.quotas = Quotas(limits)
         self.denials = 0
-        self._peer_denials = Sparing("denials of native peers")
+        self._peer_denials = SparingByUid("denials of native peers")
+        self._refusals = Sparing("refusals of polkit to judge")
         self._polkit = polkit
         self._callers = callers
         self._own_uid = own_uid
@@ -143,7 +205,7 @@ class Authority:
         self._generation = 0
         self._on_change: list[Callable[[], None]] = []
         self._plain: dict[tuple[Hashable, str], _Question] = {}
-        self._plain_places = asyncio.Semaphore(PLACES_PLAIN)
+        self._plain_places = Places(PLACES_PLAIN, PLACES_PLAIN_PER_UID)
         self._interactive: Counter[int] = Counter()
 
     @classmethod
@@ -192,7 +254,8 @@ class Authority:
 
     def _renew(self, sender: str, action: str) -> None:
         if len(self._plain) < MAX_WAITING_PLAIN:
-            self._question(sender, action)
+            uid = self._callers.known_uid(sender)
+            self._question(sender, -1 if uid is None else uid, action)
 
     async def require(self, sender: str, uid: int, action: str, *, interactive: bool) -> None:
         """Returns when the caller may do this; raises the error that it is to get."""
@@ -245,7 +308,7 @@ class Authority:
 
     async def _decide(self, who: str | Peer, uid: int, action: str, interactive: bool) -> None:
         try:
-            answer = await self._ask_plain(who, action)
+            answer = await self._ask_plain(who, uid, action)
             if answer.challenge and not answer.authorized:
                 answer = await self._ask_person(who, uid, action, interactive)
         except PolkitAbsent as error:
@@ -257,17 +320,17 @@ class Authority:
         if not answer.authorized:
             raise AccessDenied(f"polkit does not allow action {action} to uid {uid}")
 
-    async def _ask_plain(self, who: str | Peer, action: str) -> Answer:
+    async def _ask_plain(self, who: str | Peer, uid: int, action: str) -> Answer:
         """The question without interaction; equal ones that are open together are one."""
         if len(self._plain) >= MAX_WAITING_PLAIN:
             raise Busy(f"too many questions wait for polkit; {action} was not asked")
-        return await self._question(who, action).answer()
+        return await self._question(who, uid, action).answer()
 
-    def _question(self, who: str | Peer, action: str) -> _Question:
+    def _question(self, who: str | Peer, uid: int, action: str) -> _Question:
         key = (who, action)
         question = self._plain.get(key)
         if question is None or question.task.cancelling():  # given up a moment ago
-            question = _Question(asyncio.create_task(self._ask_plain_now(who, action)))
+            question = _Question(asyncio.create_task(self._ask_plain_now(who, uid, action)))
             self._plain[key] = question
             question.task.add_done_callback(lambda task: self._answered(key, task))
         return question
@@ -279,17 +342,17 @@ class Authority:
         if not task.cancelled():
             task.exception()  # whoever waits has it; a renewal that failed is asked for anew
 
-    async def _ask_plain_now(self, who: str | Peer, action: str) -> Answer:
+    async def _ask_plain_now(self, who: str | Peer, uid: int, action: str) -> Answer:
         generation = self._generation
         try:
-            async with asyncio.timeout(PLAIN_SECONDS), self._plain_places:
+            async with asyncio.timeout(PLAIN_SECONDS), self._plain_places.place(uid):
                 answer = await self._polkit.ask(who, action, interactive=False)
         except TimeoutError:
             raise TimedOut(f"polkit did not answer for action {action}") from None
         except TimedOut:
             raise
         except BusworkError as error:
-            raise _refused(action, error) from error
+            raise self._refused(who, action, error) from error
         if answer.authorized and not answer.temporary:
             self._keep(who, action, generation)
         return answer
@@ -310,7 +373,15 @@ class Authority:
                     f"nobody answered the prompt for action {action} in {INTERACTIVE_SECONDS:g} s"
                 ) from None
             except BusworkError as error:
-                raise _refused(action, error) from error
+                raise self._refused(who, action, error) from error
+
+    def _refused(self, who: str | Peer, action: str, error: BusworkError) -> AccessDenied:
+        """What a caller learns when polkit answers with an error: no."""
+        if isinstance(who, Peer) and not _is_alive(who):
+            return AccessDenied(f"process {who.pid} ended before polkit answered for {action}")
+        if self._refusals.allows(log):
+            log.error("polkit refuses to judge %s: %s", action, error)
+        return AccessDenied(f"polkit refuses to judge action {action}")
 
     @contextlib.contextmanager
     def _interactive_place(self, uid: int, action: str) -> Iterator[None]:
@@ -335,18 +406,17 @@ class Authority:
         self._kept[who, action] = time.monotonic() + KEEP_SECONDS
 
     def _denied(
-        self, who: str, uid: int, action: str, error: BusworkError, sparing: Sparing | None = None
+        self,
+        who: str,
+        uid: int,
+        action: str,
+        error: BusworkError,
+        sparing: SparingByUid | None = None,
     ) -> None:
         self.denials += 1
-        if sparing is not None and not sparing.allows(log):
+        if sparing is not None and not sparing.allows(log, uid):
             return
         event(log, DENIED, "denied", action=action, uid=uid, client=who, reason=error.name)
-
-
-def _refused(action: str, error: BusworkError) -> AccessDenied:
-    """What a caller learns when polkit answers with an error: no."""
-    log.error("polkit refuses to judge %s: %s", action, error)
-    return AccessDenied(f"polkit refuses to judge action {action}")
 
 
 def _is_alive(peer: Peer) -> bool:

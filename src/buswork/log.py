@@ -91,6 +91,24 @@ class Sparing:
         return self._lines <= self.LINES
 
 
+class SparingByUid:
+    """The same for each user, so that one who fills the log hides nothing of another."""
+
+    # Users whose lines are counted; more than that at once, and the count begins anew.
+    MOST = 256
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._sparing: dict[int, Sparing] = {}
+
+    def allows(self, log: logging.Logger, uid: int) -> bool:
+        if uid not in self._sparing:
+            if len(self._sparing) >= self.MOST:
+                self._sparing.clear()
+            self._sparing[uid] = Sparing(f"{self._what} (uid {uid})")
+        return self._sparing[uid].allows(log)
+
+
 def level_name(level: int) -> str:
     """The LogControl1 name of a level; the least severe of several."""
     return next(name for name, value in reversed(LEVELS.items()) if value >= level)
