@@ -1,0 +1,1 @@
+"""What players play, on USB audio displays: Ferrum Streaming Control Technology(TM) (FSCT)."""

@@ -1,0 +1,163 @@
+"""The vocabulary of FSCT as data: what checks, codecs and the documentation have in common."""
+
+import enum
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+from uuid import UUID
+
+
+class BadValue(ValueError):
+    """A caller's value is not what its field takes; the text names the field and says why."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.field = field
+
+
+class Status(enum.IntEnum):
+    """What a player is doing."""
+
+    STOPPED = 0
+    PLAYING = 1
+    PAUSED = 2
+    SEEKING = 3
+    BUFFERING = 4
+    ERROR = 5
+    UNKNOWN = 15
+
+
+class TextId(enum.IntEnum):
+    """Which text; those of the queue are numbers that devices know and no host ever sent."""
+
+    CURRENT_TITLE = 0x01
+    CURRENT_AUTHOR = 0x02
+    CURRENT_ALBUM = 0x03
+    CURRENT_GENRE = 0x04
+    QUEUE_TITLE = 0x31
+    QUEUE_AUTHOR = 0x32
+    QUEUE_ALBUM = 0x33
+    QUEUE_GENRE = 0x34
+
+
+class Functionality(enum.IntFlag):
+    """What a device says that it can do; a host asks for PROGRESS alone before it sends."""
+
+    METADATA = 0x01
+    PROGRESS = 0x02
+    STATUS = 0x04
+    QUEUE = 0x08
+
+
+class Coding(enum.IntEnum):
+    """How a device wants its texts, in little endian, without mark and terminator."""
+
+    UTF8 = 0
+    UTF16 = 1
+    UCS2 = 2
+    UTF32 = 3
+
+
+class PixelFormat(enum.IntEnum):
+    RGB565 = 1
+    RGB888 = 2
+    BGR565 = 3
+    BGR888 = 4
+    GRAY4 = 5
+    GRAY8 = 6
+
+
+# The texts of a track by the names that callers use, in the order in which devices get them.
+TRACK_TEXTS = {
+    "title": TextId.CURRENT_TITLE,
+    "artist": TextId.CURRENT_AUTHOR,
+    "album": TextId.CURRENT_ALBUM,
+    "genre": TextId.CURRENT_GENRE,
+}
+_TEXT_NAMES = {text_id: name for name, text_id in TRACK_TEXTS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts of a track; None where there is none."""
+
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+    genre: str | None = None
+
+    def get(self, text_id: TextId) -> str | None:
+        text: str | None = getattr(self, _TEXT_NAMES[text_id])
+        return text
+
+    def with_text(self, text_id: TextId, text: str | None) -> "Texts":
+        return replace(self, **{_TEXT_NAMES[text_id]: text})
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Where a track is: `position_ms` at `update_unix_ms`, moving by `rate` from there on."""
+
+    position_ms: int
+    update_unix_ms: int
+    duration_ms: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlayerState:
+    status: Status = Status.UNKNOWN
+    timeline: Timeline | None = None
+    texts: Texts = Texts()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A device as the newer protocol tells of it."""
+
+    id: UUID
+    name: str | None
+    manufacturer: str | None
+    vendor_id: int
+    product_id: int
+    serial_number: str | None
+
+
+class TimeSync(NamedTuple):
+    """Two clocks of the driver, read at once."""
+
+    wall_ns: int
+    mono_ns: int
+
+
+class Field(NamedTuple):
+    """What callers give or see: the range is that of the number, or of a text's characters."""
+
+    name: str
+    unit: str
+    lowest: float
+    highest: float
+    meaning: str
+
+
+# Beyond it no device can show anything: its own limit has 16 bits, and a character a byte or more.
+MAX_TEXT_CHARACTERS = 0xFFFF
+# Self ids are remembered over restarts; a bus name, the usual one, has 255 characters.
+MAX_SELF_ID_CHARACTERS = 4096
+# A device gets the rate as a float of 32 bits, in which anything larger is infinite.
+MAX_RATE = (2 - 2**-23) * 2.0**127
+
+FIELDS = {
+    field.name: field
+    for field in (
+        Field("player_id", "", 1, 2**32 - 1, "a player, counted from 1, never given twice"),
+        Field("self_id", "characters", 0, MAX_SELF_ID_CHARACTERS, "what a player calls itself"),
+        Field("device_id", "", 0, 2**128 - 1, "a device's UUID"),
+        Field("status", "", 0, 15, "what the player is doing; 15 is not known"),
+        Field("metadata_id", "", 1, 4, "which text: 1 title, 2 artist, 3 album, 4 genre"),
+        Field("text", "characters", 0, MAX_TEXT_CHARACTERS, "a text; what is beyond is cut off"),
+        Field("position_ms", "ms", 0, 2**63 - 1, "the position at the time of update_unix_ms"),
+        Field("update_unix_ms", "ms", -(2**63), 2**63 - 1, "when that was, since 1970 in UTC"),
+        Field("duration_ms", "ms", 0, 2**64 - 1, "the length of the track"),
+        Field("rate", "", -MAX_RATE, MAX_RATE, "seconds of the track per second; 0 stands still"),
+    )
+}
