@@ -1,0 +1,1 @@
+"""Players, displays, and which of the ones is shown on which of the others."""

@@ -1,0 +1,80 @@
+"""What is known of a player, and what is kept of what it says."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+
+from buswork.errors import BusworkError
+from buswork.fsct.wire.terms import TRACK_TEXTS, Status, Texts, Timeline
+
+# Sixteen users with as many players as D-Bus objects (256) each; every one of them with a player
+# for all of its windows would still have room.
+MAX_PLAYERS = 4096
+
+# No display has a line of so much; of the longest titles in the wild it is ten times. What is
+# longer is cut, not refused: the original takes 3 MiB, and its clients send what they have.
+MAX_TEXT_BYTES = 4096
+
+# The position of a player that just plays on is told by its clock, which is not ours: within half
+# a second nobody sees the difference on a display that counts seconds.
+RUNNING_TOLERANCE_MS = 500
+
+
+class NoSuchPlayer(BusworkError):
+    """There is no player with this id, or it has gone."""
+
+    name = "org.fsct.Error.NoSuchPlayer"
+
+
+class NotAssigned(BusworkError):
+    """The player is not assigned to this device."""
+
+    name = "org.fsct.Error.NotAssigned"
+
+
+@dataclass(eq=False, slots=True)
+class Player:
+    """A player as it last said; only the driver alters it."""
+
+    id: int
+    self_id: str  # what it calls itself; others may call themselves the same
+    uid: int
+    owner: Hashable  # it goes with this connection
+    order: int  # of registration; ids begin anew some day, this doesn't
+    seated: bool  # whether its user sits at the machine, as far as it is known
+    status: Status = Status.UNKNOWN
+    timeline: Timeline | None = None
+    texts: Texts = field(default_factory=Texts)
+    device: str | None = None  # the device that it is assigned to, connected or not
+    told: Timeline | None = None  # the timeline of which listeners last heard
+
+    @property
+    def playing(self) -> bool:
+        return self.status is Status.PLAYING
+
+
+def kept_text(text: str | None, max_bytes: int = MAX_TEXT_BYTES) -> str | None:
+    """What is kept of a text; an empty one is none, as it is to a display."""
+    if not text:
+        return None
+    if len(text) * 4 <= max_bytes:
+        return text
+    encoded = text[:max_bytes].encode()
+    if len(encoded) <= max_bytes:
+        return text[:max_bytes]
+    # What the cut left of a character is no text.
+    return encoded[:max_bytes].decode(errors="ignore") or None
+
+
+def kept_texts(texts: Texts, max_bytes: int = MAX_TEXT_BYTES) -> Texts:
+    kept = {name: kept_text(getattr(texts, name), max_bytes) for name in TRACK_TEXTS}
+    return replace(texts, **kept)
+
+
+def runs_on(old: Timeline | None, new: Timeline | None) -> bool:
+    """Whether the new timeline says of the position what the old one lets expect."""
+    if old is None or new is None:
+        return old is new
+    if (old.rate, old.duration_ms) != (new.rate, new.duration_ms):
+        return False
+    expected_ms = old.position_ms + (new.update_unix_ms - old.update_unix_ms) * old.rate
+    return abs(new.position_ms - expected_ms) <= RUNNING_TOLERANCE_MS
