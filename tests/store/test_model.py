@@ -136,6 +136,21 @@ def test_an_equal_value_is_no_change_and_answers_the_keys_own_revision(store, cl
     assert store.describe(ME, "a").time_us == clock.now_us - 5
 
 
+def test_a_write_that_leaves_the_entry_as_it_was_is_told_to_nobody(store, clock):
+    told = []
+    store.on_entry = lambda key, entry: told.append((key, entry.uid, entry.expires_us))
+    store.set(ME, "a", b"1", ttl_ms=1)
+    store.set(ME, "a", b"1", ttl_ms=1)
+    due = clock.now_us + 1000
+    assert told == [("a", ME, due)]
+    store.set(ME, "a", b"1")
+    store.set(YOU, "a", b"1")
+    store.set(YOU, "a", b"1")
+    store.set(YOU, "a", b"1", leaves_with=":1.1")
+    assert told[1:] == [("a", ME, None), ("a", YOU, None), ("a", YOU, None)]
+    assert store.has_leases(":1.1")
+
+
 def test_an_equal_value_moves_the_charge_to_the_present_writer(store):
     store.set(ME, "a", b"1")
     store.set(YOU, "a", b"1")

@@ -86,7 +86,7 @@ class NotText(BusworkError):
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of a key. Never altered: each write puts a new one in its place."""
+    """What is known of a key. Never altered: a write that changes any of it puts a new one."""
 
     value: bytes
     revision: int
@@ -261,6 +261,7 @@ class Store:
         self.on_change = list(on_change)
         # Told of every entry that is put or goes (None), renewed times to live included, and of
         # a clear (no key either); for whoever keeps a copy of the entries, not of the changes.
+        # Not of a write that leaves the entry as it was.
         self.on_entry: Callable[[str | None, Entry | None], None] | None = None
         self.last_mark = ""
         self._clock = clock  # microseconds since 1970
@@ -517,6 +518,8 @@ class Store:
             return self._remove(key)
         old = self._entries.get(key)
         if old is not None and old.value == value:
+            if old.uid == uid and old.expires_us == expires_us and old.until_leaves == owner:
+                return old.revision  # the new entry would be the old one
             value, revision, time_us = old.value, old.revision, old.time_us
         else:
             revision, time_us = self.revision + 1, self._clock()

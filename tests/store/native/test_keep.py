@@ -2,15 +2,19 @@
 
 import array
 import asyncio
+import gc
 import os
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
-from buswork.store.model import Store
-from buswork.store.native import keep
+from buswork.store import model
+from buswork.store.model import Limits, Store
+from buswork.store.native import keep, memory
 from buswork.store.native.keep import Keep, forget, restore
+from buswork.store.wire.kept import RECORD_BYTES
 
 
 class Manager:
@@ -222,3 +226,162 @@ async def test_a_rewrite_that_fails_leaves_the_old_log(
     assert kept._next is None
     kept.close()
     kept.close()
+
+
+def test_the_unit_has_memory_for_what_may_be_full_at_once() -> None:
+    unit = Path(__file__).parents[3] / "systemd/buswork.service"
+    (most,) = re.findall(r"^MemoryMax=(\d+)M$", unit.read_text(), re.MULTILINE)
+    live = model.MAX_BYTES + 16 * model.MAX_KEYS_PER_UID * RECORD_BYTES
+    logs = 4 * live + keep.SMALL_LOG + 2 * model.MAX_BYTES_PER_UID  # a SetMany in one turn
+    objects, memories, unread, python = 64 << 20, 2 * memory.LARGEST, 128 << 20, 30 << 20
+    values = model.MAX_BYTES + objects + model.MAX_HISTORY_BYTES
+    assert logs + values + memories + unread + python <= int(most) << 20
+
+
+class Full:
+    """No descriptor is left, for as long as a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_full = True
+        self.tries = 0
+        self._create = os.memfd_create
+        monkeypatch.setattr(os, "memfd_create", self._memfd_create)
+
+    def _memfd_create(self, *arguments: object) -> int:
+        self.tries += 1
+        if self.is_full:
+            raise OSError(24, "Too many open files")
+        return self._create(*arguments)
+
+
+async def test_without_a_descriptor_a_rewrite_waits_and_the_store_hears_nothing(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    store = make_store()
+    kept = Keep(store)
+    first = list(manager.listen())
+    full = Full(monkeypatch)
+    revisions = [store.set(7, "key", b"%040d" % number) for number in range(100)]
+    assert revisions == list(range(1, 101))
+    assert 2 <= full.tries < 15  # once for each further 1000 bytes
+    assert kept._copying is None
+    assert contents(next_life(manager)) == contents(store)
+    full.is_full = False
+    while kept._copying is None:
+        store.set(7, "key", b"%040d" % store.revision)
+    await kept._copying
+    assert list(manager.listen()) != first
+    assert contents(next_life(manager)) == contents(store)
+    assert kept._put_off_until == 0
+
+
+async def test_a_log_that_the_manager_does_not_take_is_not_the_next_one(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    store = make_store()
+    kept = Keep(store)
+    first = list(manager.listen())
+    fds = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("buswork.systemd.store_descriptor", lambda *_: False)
+    for number in range(100):
+        store.set(7, "key", b"%040d" % number)
+    assert kept._copying is None
+    assert list(manager.listen()) == first
+    assert contents(next_life(manager)) == contents(store)
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+async def test_a_log_that_can_never_be_rewritten_ends_before_it_takes_all_memory(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    store = Store(lambda: 1_000_000, Limits(total_bytes=10_000))
+    kept = Keep(store)
+    Full(monkeypatch)
+    for number in range(2000):
+        store.set(7, "key", b"%040d" % number)
+    assert kept._log.size < 4 * 10_000 + 3 * 1000
+    assert manager.listen() == {}
+
+
+def test_a_log_that_could_not_be_begun_gives_its_descriptor_back(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    fds = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="no space"):
+        Keep(make_store())
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+@pytest.mark.parametrize("per_turn", [1, 8])
+async def test_both_logs_together_have_a_bound(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, per_turn: int
+) -> None:
+    """However much is written while it is copied: the bound that the module states."""
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    monkeypatch.setattr(keep, "SLICE_BYTES", 1000)
+    store = make_store()
+    kept = Keep(store)
+    count, size = 200, 2000
+    for n in range(count):
+        store.set(7, f"key {n:03}", bytes([65]) * size)
+    record = RECORD_BYTES + len("key 000") + size
+    live, peak, rewritten = count * record, 0, 0
+    for number in range(3000):
+        copying = kept._copying
+        store.set(7, f"key {number * 7 % count:03}", b"%05d" % number + b"x" * (size - 5))
+        peak = max(peak, kept._log.size + (kept._next.size if kept._next else 0))
+        rewritten += kept._copying is not copying
+        if number % per_turn == 0:
+            manager.listen()
+            await asyncio.sleep(0)
+    assert rewritten > 4
+    assert peak <= 4 * live + 1000 + 2 * (per_turn + 1) * record
+    assert peak > 3 * live  # it was put to the test
+    kept.stop()
+    assert contents(next_life(manager)) == contents(store)
+
+
+async def test_what_is_copied_is_not_held(manager: Manager, monkeypatch: pytest.MonkeyPatch):
+    """A step for each entry, and no container for each: else the collector would run for long."""
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    store = Store(lambda: 1_000_000, Limits(keys_per_uid=100_000))
+    kept = Keep(store)
+    for n in range(20_000):
+        store.set(7, f"key {n}", b"v")
+    collections: list[str] = []
+    while kept._copying is None:
+        store.set(7, "key 0", b"%d" % store.revision)
+    turns = 0
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    try:
+        keys = kept._copying
+        await asyncio.sleep(0)
+        assert len(collections) <= 4
+        while not keys.done():
+            turns += 1
+            await asyncio.sleep(0)
+    finally:
+        gc.callbacks.pop()
+    assert turns > 20_000 / keep.SLICE_RECORDS - 2
+
+
+async def test_private_keys_are_copied_as_well(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    store = make_store()
+    kept = Keep(store)
+    owner = "9" * 900
+    store.restore(f"~{owner}/k", b"1", 7, 1, None)
+    store.set(7, "~7/k", b"2")
+    while kept._copying is None:
+        store.set(7, "key", b"%d" % store.revision)
+    await kept._copying
+    assert contents(next_life(manager)) == contents(store)

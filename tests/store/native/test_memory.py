@@ -584,6 +584,19 @@ def test_what_was_short_can_be_long_again() -> None:
             heap.rest(place)
 
 
+def test_in_a_full_heap_new_keys_leave_the_places_that_are_written_by_turns() -> None:
+    heap = Heap(2 * CHUNK)
+    while place := heap.take(0):
+        last = place
+    for _ in range(3):
+        heap.rest(last)
+    assert heap.take(0, 3) == 0
+    assert len(heap.spares[0]) == 3
+    assert heap.take(0, 2) == last
+    assert heap.take(0) == last
+    assert len(heap.spares[0]) == 1
+
+
 def test_a_place_rests_before_it_is_used_again() -> None:
     """So that a reader that is slow still finds what it looked for."""
     store = Store(lambda: 0, UNLIMITED)

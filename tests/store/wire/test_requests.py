@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.mapipcd import large_request, matches, vectors
 
+from buswork.store.wire import requests
 from buswork.store.wire.requests import (
     MAX_DEPTH,
     MAX_INDENTED_BYTES,
@@ -104,6 +105,19 @@ def test_large_values(vector):
 )
 def test_leniency(data, request_):
     assert parse_set(data) == request_
+
+
+BLANKS = st.text(" \t\r\n\v", max_size=2)
+TEXTS = st.text('a \x7f\x1f~\\"\u00e9\n', max_size=3)
+
+
+@given(st.lists(BLANKS, min_size=9, max_size=9), TEXTS, TEXTS)
+def test_the_short_way_to_read_a_plain_request_says_the_same(blanks, key, value):
+    parts = ["{", '"key"', ":", f'"{key}"', ",", '"value"', ":", f'"{value}"', "}"]
+    data = "".join(part + blank for part, blank in zip(parts, blanks, strict=True)).encode()
+    plain = requests._PLAIN.fullmatch(data)
+    if plain is not None:
+        assert SetRequest(plain[1].decode(), plain[2]) == requests._parse_json(data)
 
 
 @pytest.mark.parametrize(

@@ -215,14 +215,15 @@ class Heap:
     def is_filling(self) -> bool:
         return self.used > self.blocks * HEAP_FULL
 
-    def take(self, order: int) -> int:
-        """A place for a record of this order; 0 when there is none."""
+    def take(self, order: int, resting: int = 0) -> int:
+        """A place for a record of this order, so that as many of each go on resting; 0 when
+        there is none."""
         place = self._carve(order)
-        if not place and self.spares[order]:
+        if not place and len(self.spares[order]) > resting:
             place = self.spares[order].popleft()
         if not place:
             for spares in self.spares:
-                while spares:
+                while len(spares) > resting:
                     self.release(spares.popleft())
             place = self._carve(order)
         return place
@@ -372,11 +373,16 @@ class SharedMemory:
         # The one path of this module that every set of the daemon takes: it calls little.
         name = key.encode()
         tag = crc32(name)
+        places = self._places[tag >> SHARD_SHIFT]
+        old = places.get(key, 0)
         place = _NOWHERE
         if len(value) <= MAX_VALUE_BYTES and len(name) <= MAX_KEY_BYTES:
             order = ((RECORD_BYTES + len(name) + len(value) - 1) >> 6).bit_length()
             spares = self._heap.spares[order]
-            place = spares.popleft() if len(spares) > SPARES else self._take(order, key)
+            if old > _NOWHERE and len(spares) > SPARES:
+                place = spares.popleft()
+            else:
+                place = self._take(order, key, is_new=old <= _NOWHERE)
             if place != _NOWHERE:
                 flags = 0
                 if type(value) is not bytes:
@@ -390,8 +396,6 @@ class SharedMemory:
                     self._mirror(place, check, body + name)
                 if not STRONGLY_ORDERED:
                     self._fence()
-        places = self._places[tag >> SHARD_SHIFT]
-        old = places.get(key, 0)
         places[key] = place
         word = tag << 32 | place >> 3
         if old:
@@ -462,8 +466,10 @@ class SharedMemory:
         generation.words[_COUNT] = 0
         self._fence()
 
-    def _take(self, order: int, key: str) -> int:
-        place = self._heap.take(order)
+    def _take(self, order: int, key: str, *, is_new: bool) -> int:
+        # In a full heap those that have a place keep the blocks that they write by turns: one
+        # that a new key took would be missed at each write from then on.
+        place = self._heap.take(order, SPARES + 1 if is_new else 0)
         if self._heap.is_filling:
             self._want_room()
         # It may have been in use a moment ago: the word that said so must be seen before.

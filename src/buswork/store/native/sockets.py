@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 from buswork.authority import Authority, Lease
 from buswork.errors import BusworkError, InvalidArgs, LimitsExceeded, TimedOut
 from buswork.log import Sparing
+from buswork.native.peers import Known, Peers
 from buswork.store.model import Store
 from buswork.store.native.memory import SharedMemory
-from buswork.store.native.peers import Known, Peers
 from buswork.store.wire.requests import (
     NULL_REPLY,
     READER_REQUEST,

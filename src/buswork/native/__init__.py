@@ -1,0 +1,1 @@
+"""What the native sockets of all wings have in common."""

@@ -1,0 +1,67 @@
+"""Accepting connections: some at a time, and not in circles when no descriptor is left."""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+
+from buswork.log import Sparing
+
+log = logging.getLogger(__name__)
+
+# As many connections are accepted before others have their turn: about half a millisecond.
+TURN_CONNECTIONS = 16
+# How long we do not accept when no descriptor is left.
+PAUSE_SECONDS = 0.2
+
+# Called for every connection, and an enum's value is looked up each time.
+_UNIX = int(socket.AF_UNIX)
+_STREAM = int(socket.SOCK_STREAM)
+
+Serve = Callable[[socket.SocketType], None]
+
+
+class Acceptor:
+    """Listening sockets, each with what serves its connections; they are ours to close."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[socket.socket] = []
+        self._sparing = Sparing("failures to accept")
+
+    def open(self, listener: socket.socket, serve: Serve) -> None:
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self._listen(listener, serve)
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+
+    def _listen(self, listener: socket.socket, serve: Serve) -> None:
+        if listener.fileno() >= 0:
+            self._loop.add_reader(listener.fileno(), self._accept, listener, serve)
+
+    def _accept(self, listener: socket.socket, serve: Serve) -> None:
+        for _ in range(TURN_CONNECTIONS):
+            try:
+                # Not accept(), which wraps the descriptor in layers that take as long as all else.
+                fd, _ = listener._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._could_not_accept(listener, serve, error)
+                return
+            serve(socket.SocketType(_UNIX, _STREAM, 0, fd))
+
+    def _could_not_accept(self, listener: socket.socket, serve: Serve, error: OSError) -> None:
+        if error.errno == errno.ECONNABORTED:
+            return
+        if self._sparing.allows(log):
+            log.error("can't accept native clients for a moment: %s", error)
+        # The socket stays readable; looking again at once would turn the loop in circles.
+        self._loop.remove_reader(listener.fileno())
+        self._loop.call_later(PAUSE_SECONDS, self._listen, listener, serve)
