@@ -27,6 +27,19 @@ def _no_namespace() -> str | None:
     return f"no mount namespaces here: {done.stderr.strip()}" if done.returncode else None
 
 
+def _no_umockdev() -> str | None:
+    """The emulated kernel is written for the system's own Python, where its bindings are."""
+    if missing := _missing("umockdev-wrapper"):
+        return missing
+    test = "import gi, tomllib; gi.require_version('UMockdev', '1.0')"
+    try:
+        done = subprocess.run(["/usr/bin/python3", "-c", test], capture_output=True, check=False)
+    except FileNotFoundError:
+        return "not installed: /usr/bin/python3"
+    why = "umockdev's bindings for Python (python3-gi, gir1.2-umockdev-1.0)"
+    return f"/usr/bin/python3 is older than 3.11 or has not got {why}" if done.returncode else None
+
+
 def _no_vm(config: pytest.Config) -> str | None:
     if not config.getoption("--vm"):
         return "only with --vm"
@@ -38,7 +51,11 @@ def _tiers(config: pytest.Config) -> dict[str, tuple[str, str | None]]:
     no_namespace = _no_namespace()
     return {
         "system": ("tier 2 (bus)", no_namespace or _missing("dbus-daemon", "pkcheck")),
-        "systemd": ("tier 4 (systemd)", no_namespace or _missing("systemd-nspawn")),
+        "usb": ("tier 3 (USB)", _no_umockdev()),
+        "systemd": (
+            "tier 4 (systemd)",
+            no_namespace or _missing("systemd-nspawn", "dbus-daemon", "pkcheck"),
+        ),
         "tools": ("tier 5 (tools)", _missing("busctl", "gdbus")),
         "vm": ("tier 6 (virtual machine)", _no_vm(config)),
     }

@@ -87,3 +87,17 @@ async def test_clear(bus):
             change = await anext(changes)
             assert (change.kind, change.revision, change.key) == ("clear", revision, None)
         assert await client.store.list() == []
+
+
+async def test_a_reader_of_the_shared_memory(shared_bus):
+    async with Client(shared_bus.address) as client:
+        revision = await client.store.set("r/a", "grüße")
+        reader = await client.store.open_reader()
+        assert reader.lookup("r/a") == ("grüße".encode(), revision)
+        later = await client.store.set("r/a", "2")
+        assert reader.lookup("r/a") == (b"2", later)
+        await client.store.delete("r/a")
+        assert reader.get("r/a") is None
+    with reader:  # it needs the bus no more
+        assert reader.alive
+        assert reader.sequence == later + 1

@@ -1,5 +1,6 @@
 """Builds the C programs of the tests with every compiler that is here."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -15,6 +16,16 @@ STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-g", f"-I{HEADERS}
 Build = Callable[..., Path]
 
 
+@functools.cache
+def why_not(compiler: str, *flags: str) -> str | None:
+    """Why nothing can be compiled with these flags here, in one line; None if it can."""
+    if shutil.which(compiler) is None:
+        return f"not installed: {compiler}"
+    command = [compiler, *flags, "-xc", "-", "-o", "/dev/null"]
+    done = subprocess.run(command, input=b"int main(void) { return 0; }", capture_output=True)
+    return f"{compiler} can't do {' '.join(flags)} here" if done.returncode else None
+
+
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Compiles a program of this folder (or a path); the same one only once."""
@@ -22,8 +33,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     built: dict[tuple[str, ...], Path] = {}
 
     def build(name: str | Path, *flags: str, compiler: str = "gcc") -> Path:
-        if shutil.which(compiler) is None:
-            pytest.skip(f"not installed: {compiler}")
+        if reason := why_not(compiler, *(flag for flag in flags if "sanitize" in flag)):
+            pytest.skip(reason)
         source = Path(__file__).parent / name
         command = (compiler, *STRICT, *flags, str(source), "-pthread")
         if command not in built:

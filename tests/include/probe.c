@@ -76,7 +76,8 @@ static int with_reader(const char *what, mapipc_reader *reader, char **keys) {
         read_silently(reader, *keys);
     if (!strcmp(what, "hold"))
         while (fgets(line, sizeof line, stdin)) {
-            printf("%s ", mapipc_reader_alive(reader) ? "alive" : "gone");
+            int alive = mapipc_reader_alive(reader);
+            printf("%s ", alive == MAPIPC_REOPEN ? "moved" : alive ? "alive" : "gone");
             read_key(reader, *keys);
         }
     else

@@ -7,13 +7,29 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from buswork.store.model import Store
+from buswork.client.reader import Reader
+from buswork.store.model import Store, is_private
 from buswork.store.native.memory import SharedMemory
+from buswork.store.wire.memory import (
+    FREED,
+    LIVE,
+    MIN_SIZE,
+    OUTSIDE_AT,
+    STATE_AT,
+    Layout,
+    Record,
+    encode_header,
+    encode_record,
+    layout_for,
+    tag_of,
+)
 from buswork.store.wire.values import EMPTY, Json
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +39,10 @@ Build = Callable[..., Path]
 COMPILERS = [
     "gcc -std=c11 -fsanitize=address,undefined",
     "clang -std=c11 -fsanitize=address,undefined",
-    "g++ -xc++ -std=c++17",
-    "clang++ -xc++ -std=c++17",
+    "g++ -xc++ -std=c++17 -fsanitize=address,undefined",
+    "clang++ -xc++ -std=c++17 -fsanitize=address,undefined",
 ]
+LANGUAGES = ["gcc -std=c11", "clang -std=c11", "g++ -xc++ -std=c++17", "clang++ -xc++ -std=c++17"]
 
 
 def split(flags: str) -> tuple[list[str], str]:
@@ -85,6 +102,41 @@ def test_header_alone_after_others(build: Build, tmp_path: Path, flags: str) -> 
     assert subprocess.run([program]).returncode == 0
 
 
+SHOWN = """\
+#include <mapipc.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) { return usleep(1) || MAP_ANONYMOUS == 0; }
+"""
+HIDDEN = """\
+#include <mapipc.h>
+#if !defined CLOCK_MONOTONIC || defined MAP_ANONYMOUS
+#error "neither more nor less than the header needs"
+#endif
+int main(void) { return 0; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ("gcc -std=gnu17", SHOWN),
+        ("clang -std=gnu17", SHOWN),
+        ("gcc -std=c11 -D_DEFAULT_SOURCE", SHOWN),
+        ("g++ -xc++ -std=c++17", SHOWN),
+        ("gcc -std=c11", HIDDEN),
+        ("clang -std=c11", HIDDEN),
+    ],
+)
+def test_header_first_hides_nothing_from_its_user(
+    build: Build, tmp_path: Path, flags: str, text: str
+) -> None:
+    source = tmp_path / "user.c"
+    source.write_text(text)
+    rest, compiler = split(flags)
+    assert subprocess.run([build(source, *rest, compiler=compiler)]).returncode == 0
+
+
 async def opened(store: Store) -> tuple[SharedMemory, int]:
     memory = SharedMemory(store, b"e" * 16)
     return memory, await memory.open_reader()
@@ -105,7 +157,7 @@ async def test_every_kind_of_value(probe: Path) -> None:
     os.close(fd)
     memory.close()
     assert said[:4] == [f"OK {len(value.encode())} {value}" for value in values.values()]
-    assert said[4:] == ["ELSEWHERE", "NOT_SET", "NOT_SET", "NOT_TEXT 1 5", "OK 0 ", "BAD_KEY"]
+    assert said[4:] == ["ELSEWHERE", "ELSEWHERE", "NOT_SET", "NOT_TEXT 1 5", "OK 0 ", "BAD_KEY"]
 
 
 async def test_a_reader_makes_no_system_call(build: Build) -> None:
@@ -141,10 +193,92 @@ async def test_what_a_reader_learns_in_time(build: Build) -> None:
     store.clear()
     assert await ask() == "alive NOT_SET"
     memory.close()
-    await asyncio.sleep(0.1)
     assert await ask() == "gone CLOSED"
     process.stdin.close()
     await process.wait()
+
+
+async def test_a_memory_that_has_moved_does_not_say_that_the_daemon_is_dead(build: Build) -> None:
+    store = Store(lambda: 0)
+    memory = SharedMemory(store, b"e" * 16, smallest=MIN_SIZE)
+    fd = await memory.open_reader()
+    number = 0
+    while memory.facts()["generation"] == 1:
+        store.set(0, f"key-{number}", b"v" * 100)
+        number += 1
+        await asyncio.sleep(0)
+    for thread in threading.enumerate():
+        if thread.name == "release":
+            thread.join()
+    command = [build("probe.c", "-std=c11"), "hold", str(fd), "k"]
+    done = await asyncio.to_thread(
+        subprocess.run, command, pass_fds=[fd], input=b"\n", capture_output=True
+    )
+    assert done.stdout == b"moved REOPEN\n"
+    os.close(fd)
+    memory.close()
+
+
+def crafted(**limits: int) -> tuple[int, Layout]:
+    """A memory of our own, which nobody writes."""
+    layout = replace(layout_for(MIN_SIZE, b"e" * 16, 1), **limits)
+    fd = os.memfd_create("crafted", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, MIN_SIZE)
+    os.pwrite(fd, encode_header(layout), 0)
+    os.pwrite(fd, LIVE.to_bytes(8, sys.byteorder), STATE_AT)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return fd, layout
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({}, "NOT_SET"),
+        ({"max_probes": 129}, "BAD_MEMORY"),
+        ({"max_probes": 0}, "BAD_MEMORY"),
+        ({"max_key": 1025}, "BAD_MEMORY"),
+        ({"max_value": 4097}, "BAD_MEMORY"),
+    ],
+)
+def test_a_memory_that_asks_for_more_than_a_read_may_cost(
+    probe: Path, limits: dict[str, int], said: str
+) -> None:
+    fd, _ = crafted(**limits)
+    assert run(probe, "read", fd, "k", fd=fd) == f"{said}\n"
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("~7/k", "ELSEWHERE"), ("~0/", "ELSEWHERE"), ("~4294967296/k", "ELSEWHERE"),
+     ("~7", "NOT_SET"), ("~/k", "NOT_SET"), ("~07/k", "NOT_SET"), ("~a/k", "NOT_SET"),
+     ("7/k", "NOT_SET"), ("~7k/", "NOT_SET"), ("~", "NOT_SET")],
+)  # fmt: skip
+def test_private_keys_are_elsewhere(probe: Path, key: str, said: str) -> None:
+    """As the store itself tells them from others."""
+    assert is_private(key) == (said == "ELSEWHERE")
+    fd, _ = crafted()
+    assert run(probe, "read", fd, key, fd=fd) == f"{said}\n"
+    os.close(fd)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_key_that_gets_its_slot_behind_a_reader(build: Build, language: str) -> None:
+    """It was set all along, first outside of the table; that it is not set would be a lie.
+
+    CRC-32 of "plumless" is that of "buckeroo", so the reader looks at its record.
+    """
+    fd, layout = crafted()
+    tag = tag_of(b"buckeroo")
+    slot = layout.table_offset + (tag >> layout.shift) * 8
+    words = [FREED, tag << 32 | 2]
+    os.pwrite(fd, b"".join(word.to_bytes(8, sys.byteorder) for word in words), slot)
+    os.pwrite(fd, encode_record(b"plumless", b"p", 1), layout.heap_offset + 2 * 64)
+    os.pwrite(fd, (1).to_bytes(8, sys.byteorder), OUTSIDE_AT)
+    flags, compiler = split(language)
+    program = build("slotted.c", *flags, compiler=compiler)
+    assert run(program, fd, "buckeroo", slot, tag << 32 | 4, fd=fd) == "ELSEWHERE\n"
+    os.close(fd)
 
 
 @pytest.mark.parametrize("what", ["pipe", "file", "unsealed", "short", "noise"])
@@ -190,6 +324,11 @@ def test_eight_threads_while_the_writer_writes(build: Build, sanitizer: str, com
     assert again < 100
 
 
+def records_of(fd: int) -> list[Record]:
+    with Reader(os.dup(fd)) as reader:
+        return list(reader.records())
+
+
 def test_the_last_state_outlives_a_killed_writer(build: Build) -> None:
     for _ in range(5):
         with Writer(100, 64, 60) as writer:
@@ -198,15 +337,20 @@ def test_the_last_state_outlives_a_killed_writer(build: Build) -> None:
             program = build(BENCH, "-std=c11", "-O2")
             said = run(program, writer.fd, 100, 1, 10_000, fd=writer.fd)
             keys = [f"bench-{n}" for n in range(3)]
-            probed = run(build("probe.c", "-std=c11"), "hold", writer.fd, *keys, fd=writer.fd)
+            read = build("probe.c", "-std=c11"), "read", writer.fd, *keys
+            probed = run(*read, fd=writer.fd).splitlines()
+            found = {record.key: record.value for record in records_of(writer.fd)}
         reads, _, torn, again, missing = map(float, said.split())
         assert (reads, torn, again, missing) == (10_000, 0, 0, 0)
-        assert probed == ""
+        assert len(found) == 100
+        assert probed == [f"OK 64 {found[key].decode()}" for key in keys]
+        assert all(value == value[:8] * 8 for value in found.values())
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-async def test_spoilt_memories(build: Build, tmp_path: Path, compiler: str) -> None:
-    program = build("spoilt.c", "-std=gnu11", "-fsanitize=address,undefined", compiler=compiler)
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_spoilt_memories(build: Build, tmp_path: Path, language: str) -> None:
+    flags, compiler = split(language)
+    program = build("spoilt.c", *flags, "-fsanitize=address,undefined", compiler=compiler)
     store = Store(lambda: 0)
     keys = [f"key-{n}" for n in range(40)]
     for number, key in enumerate(keys):
@@ -216,7 +360,7 @@ async def test_spoilt_memories(build: Build, tmp_path: Path, compiler: str) -> N
     (tmp_path / "map").write_bytes(os.pread(fd, 1 << 18, 0))
     os.close(fd)
     memory.close()
-    command = [program, tmp_path / "map", "1500", "1", *keys, "missing"]
+    command = [program, tmp_path / "map", "1000", "1", *keys, "missing"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=300)
     assert done.stderr == b"", done.stderr.decode()
     refused, values, others = map(int, done.stdout.split())

@@ -1,10 +1,12 @@
 """mapipc_get, mapipc_set and mapipc_delete against daemons of every kind, good and bad."""
 
 import array
+import errno
 import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ class Daemon:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.requests: list[bytes] = []
+        self.reads = 65536  # of a request, at a time
         self.script: Script = lambda link, request: link.sendall(request)
         self._listeners = []
         for name in ("set", "get"):
@@ -39,8 +42,8 @@ class Daemon:
             except OSError:
                 return
             with link:
-                request = link.recv(65536)
-                while request.startswith(b"{") and not request.endswith(b"\n}\n"):
+                request = link.recv(self.reads)
+                while self.reads > 1000 and request[:1] == b"{" and request[-3:] != b"\n}\n":
                     request += link.recv(65536)
                 self.requests.append(request)
                 self.script(link, request)
@@ -59,7 +62,11 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     daemon.close()
 
 
-@pytest.fixture(params=["gcc -std=c11 -fsanitize=address,undefined", "g++ -xc++ -std=c++17"])
+C = ["gcc -std=c11", "clang -std=c11"]
+C_PLUS_PLUS = ["g++ -xc++ -std=c++17", "clang++ -xc++ -std=c++17"]
+
+
+@pytest.fixture(params=[f"{each} -fsanitize=address,undefined" for each in (*C, *C_PLUS_PLUS)])
 def probe(request: pytest.FixtureRequest, build: Callable[..., Path]) -> Path:
     compiler, *flags = request.param.split()
     return build("probe.c", *flags, compiler=compiler)
@@ -116,6 +123,22 @@ def test_set_closed_without_ack_is_refused(probe: Path, daemon: Daemon) -> None:
     assert run(probe, daemon, "set", "k", "v") == "REFUSED"
 
 
+@pytest.mark.parametrize("command", [("get", "k" * 100_000), ("set", "k", "v" * 100_000)])
+def test_a_daemon_that_dies_does_not_refuse(
+    probe: Path, daemon: Daemon, command: tuple[str, ...]
+) -> None:
+    """It closes with the rest of the request unread, as the kernel does for it."""
+    daemon.reads = 1000
+    daemon.script = answering()
+    assert run(probe, daemon, *command) == os.strerror(errno.ECONNRESET)
+
+
+def test_an_answer_before_all_was_read_is_an_answer(probe: Path, daemon: Daemon) -> None:
+    daemon.reads = 1000
+    daemon.script = answering(b'{"value":null}')
+    assert run(probe, daemon, "get", "k" * 100_000) == "NOT_SET"
+
+
 def test_set_with_another_ack(probe: Path, daemon: Daemon) -> None:
     daemon.script = answering(b"ok")
     assert run(probe, daemon, "set", "k", "v") == "BAD_REPLY"
@@ -132,7 +155,9 @@ GETS = [
     ('{"value": "ä😀"}'.encode(), "OK 6 ä😀"),
     (b'{"v\\u0061lue":"bar"}', "OK 3 bar"),
     (b'{"value":5}', "NOT_TEXT 1 5"),
-    (b'{"value": {"a": [1, "]"]} }', 'NOT_TEXT 15 {"a": [1, "]"]}'),
+    (b'{"value": {"a": [1, "]"]} }', 'NOT_TEXT 13 {"a":[1,"]"]}'),
+    (b'{"value": [\n 1,\t" \\" \\\\" ]}', 'NOT_TEXT 12 [1," \\" \\\\"]'),
+    (b'{"value":' + b"[" * 400 + b"]" * 400 + b"}", "NOT_TEXT 800 " + "[" * 400 + "]" * 400),
     (b'{"value":"a\\u0000b"}', 'NOT_TEXT 10 "a\\u0000b"'),
     (b'{"value":"\\ud83d"}', 'NOT_TEXT 8 "\\ud83d"'),
     (b'{"error":"denied"}', "REFUSED"),
@@ -239,6 +264,26 @@ def test_a_reader_that_is_no_memory(probe: Path, daemon: Daemon, descriptors: li
     assert run(probe, daemon, "open", "k") == "BAD_MEMORY"
 
 
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_reader_without_a_descriptor_left(probe: Path, daemon: Daemon, room: int) -> None:
+    """The kernel gives as many as there is room for, and says that it did not give all."""
+
+    def script(link: socket.socket, request: bytes) -> None:
+        memory = os.memfd_create("memory")
+        rights = array.array("i", [memory] * (1 + room))
+        link.sendmsg([b'{"value":null}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        os.close(memory)
+
+    daemon.script = script
+    # Standard streams, the socket, and so many more; what a sanitizer opens, it closes again.
+    limit = f"import os, resource, sys; resource.setrlimit(7, ({4 + room},) * 2); "
+    limit += "os.execv(sys.argv[1], sys.argv[1:])"
+    environment = {"MAPIPC_GET": f"{daemon.folder}/mapipc_get"}
+    command = [sys.executable, "-c", limit, probe, "open", "k"]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.stdout.decode() == f"{os.strerror(errno.EMFILE)}\n"
+
+
 def test_twenty_at_once(probe: Path, daemon: Daemon) -> None:
     daemon.script = answering(b'{"value":"bar"}')
     said: list[str] = []
@@ -251,3 +296,37 @@ def test_twenty_at_once(probe: Path, daemon: Daemon) -> None:
     for thread in threads:
         thread.join()
     assert said == ["OK 3 bar"] * 20
+
+
+@pytest.mark.parametrize("compiler", [*C, *C_PLUS_PLUS])
+def test_threads_do_not_disturb_each_other(
+    build: Callable[..., Path], daemon: Daemon, compiler: str
+) -> None:
+    """ThreadSanitizer sees nothing that they share."""
+    values: dict[str, str] = {}
+
+    def store(link: socket.socket, request: bytes) -> None:
+        if request.startswith(b"{"):
+            members = json.loads(request)
+            values[members["key"]] = members["value"]
+            link.sendall(request)
+        else:
+            link.sendall(json.dumps({"value": values[request.decode()]}).encode())
+
+    daemon.script = store
+    name, *flags = compiler.split()
+    program = build("threads.c", *flags, "-fsanitize=thread", compiler=name)
+    assert run(program, daemon, "8", "50") == "400"
+
+
+@pytest.mark.parametrize("compiler", [*C, *C_PLUS_PLUS])
+def test_garbled_replies(build: Callable[..., Path], compiler: str) -> None:
+    name, *flags = compiler.split()
+    program = build("garbled.c", *flags, "-fsanitize=address,undefined", compiler=name)
+    replies = [reply for reply, _ in GETS if 0 < len(reply) < 1000 and b"\0" not in reply]
+    command: list[bytes] = [bytes(program), b"20000", b"1", *replies]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert done.stderr == b"", done.stderr.decode()
+    values, others = map(int, done.stdout.split())
+    assert values > 1000
+    assert others > 1000

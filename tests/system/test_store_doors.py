@@ -7,6 +7,7 @@ bytes; the program in C is tests/include/probe.c.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -56,6 +57,30 @@ while True:
         kept += array.array("i", rights[0][2])
 print(len(kept), "LimitsExceeded" in reply.decode(), flush=True)
 sys.stdin.read()
+"""
+
+# Asks the get socket for a reader, and does with it what a reader may not.
+VANDAL = """\
+import mmap, os, socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[1])
+    sock.send(b"\\0mapipc-reader\\n")
+    _, (fd,), _, _ = socket.recv_fds(sock, 4096, 1)
+size = os.fstat(fd).st_size
+WAYS = {
+    "map": lambda: mmap.mmap(fd, size, prot=mmap.PROT_READ | mmap.PROT_WRITE),
+    "open again": lambda: os.open(f"/proc/self/fd/{fd}", os.O_RDWR),
+    "write": lambda: os.pwrite(fd, b"x", 0),
+    "shrink": lambda: os.ftruncate(fd, 0),
+    "mode": lambda: os.fchmod(fd, 0o666),
+}
+for name, way in WAYS.items():
+    try:
+        way()
+    except OSError:
+        continue
+    print("could", name)
+print("read", mmap.mmap(fd, size, prot=mmap.PROT_READ)[:8].decode())
 """
 
 
@@ -284,6 +309,25 @@ def test_what_native_clients_store_that_is_no_text(house: House, what: str) -> N
             assert (word, json.loads(text)) == ("NOT_TEXT", value)
 
 
+def test_a_key_of_characters_that_terminals_obey(house: House, daemon: Daemon) -> None:
+    """All doors take it, and none passes it on to where it could do something."""
+    key = "a\n\t\x01\x1b[2J\x7f\u2028\u202eb"
+    with open_reader(house.alice) as reader, Lines.watch(house.alice, "a\n") as lines:
+        house.native_set(key, "value")
+        assert lines.next() == {"revision": 1, "key": key, "value": "value"}
+        shown = read_everywhere(house, reader, key)
+        assert shown == dict.fromkeys(shown, "value")
+    assert store(house.alice, "List", "s", "") == [key]
+    status, listed = house.module("cli", "store", "list")
+    assert (status, listed.count("\n")) == (0, 1)
+    assert not set(listed) & set("\x01\x1b\x7f\u202e")
+    foreign = f"~{house.machine.uid('bob')}/{key}"
+    assert house.say("get", foreign) == "REFUSED"
+    assert house.module("thin.globstash", "set", foreign, "v")[0] == 1
+    log = daemon.says("belong")
+    assert not set(log) & set("\x01\x1b\x7f\u202e")
+
+
 def test_a_value_that_is_too_long_for_the_memory_is_fetched(house: House) -> None:
     value = "x" * MIB
     house.native_set(KEY, value)
@@ -347,6 +391,27 @@ def test_private_keys_are_never_in_the_memory(house: House) -> None:
         assert b"again" in memory
         assert b"SECRET" not in memory
         assert own.encode() not in memory
+
+
+def test_readers_can_not_write(house: House) -> None:
+    set_key(house.alice, KEY, "hello")
+    vandal = [sys.executable, "-I", "-S", "-c", VANDAL, house.places["MAPIPC_GET"]]
+    assert house.run(*vandal) == (0, "read mapipcSM\n")
+    with open_reader(house.alice) as reader:
+        # root may open what it likes; that the memory stays as it is, is the seal's doing.
+        fd = os.open(f"/proc/self/fd/{reader._fd}", os.O_RDWR)
+        try:
+            for way in (
+                lambda: mmap.mmap(fd, reader.layout.size, prot=mmap.PROT_WRITE),
+                lambda: os.pwrite(fd, b"x", 0),
+                lambda: os.ftruncate(fd, 0),
+                lambda: os.ftruncate(fd, 2 * reader.layout.size),
+            ):
+                with pytest.raises(PermissionError):
+                    way()
+        finally:
+            os.close(fd)
+        assert reader.get(KEY) == b"hello"
 
 
 def test_readers_by_d_bus_count_until_their_caller_leaves(house: House) -> None:

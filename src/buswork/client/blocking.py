@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from buswork.client import connection, daemon, store, watch
 from buswork.client.daemon import Facts, Held
 from buswork.client.errors import Disconnected, TimedOut
+from buswork.client.reader import Reader
 from buswork.client.store import Description, Hint, Lookup, Swap
 from buswork.client.watch import Change
 
@@ -158,6 +159,10 @@ class Store:
 
     def revision(self) -> int:
         return self._client.run(self._inner.revision())
+
+    def open_reader(self) -> Reader:
+        """Reads in memory that the daemon shares, in any thread; outlives this client."""
+        return self._client.run(self._inner.open_reader())
 
     def watch(self, prefix: str = "", from_revision: int | None = None) -> "Watch":
         """Every change from now on, or after from_revision: no gap, no repeat."""

@@ -1,16 +1,17 @@
 """Values out of shared memory: no call, no system call, one or two microseconds.
 
-    reader = Reader(descriptor)          # of OpenReader
-    reader.get("greeting")               # b"hello", or None
+    with client.store.open_reader() as reader:
+        reader.get("greeting")               # b"hello", or None
 
 The layout is store.wire.memory's. Nothing in the memory is trusted: whatever it holds, `get` ends
 soon, with the value, None or one of the errors here. Threads may share a reader.
+
+Long values and private keys (~UID/) are not in the memory: for those get raises TooLarge.
 """
 
 import fcntl
 import mmap
 import os
-import platform
 import struct
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from buswork.store.wire.memory import (
     BLOCK_BYTES,
     BLOCK_MASK,
     ELSEWHERE,
+    FLOCK,
     HEADER_BYTES,
     IS_JSON,
     LIVE,
@@ -31,10 +33,13 @@ from buswork.store.wire.memory import (
     RETIRED,
     SEQUENCE_AT,
     STATE_AT,
+    STRONGLY_ORDERED,
     BadLayout,
     Record,
+    check_of,
     decode_header,
     decode_record,
+    is_private,
     tag_of,
 )
 from buswork.store.wire.values import Json
@@ -43,18 +48,17 @@ from buswork.store.wire.values import Json
 # and started all the time, or looks at a spoilt memory.
 TRIES = 64
 
-# Elsewhere a load may overtake an earlier one, and takes a lock to be kept from it.
-STRONGLY_ORDERED = platform.machine() in ("x86_64", "i686", "i386", "s390x")
-
 _STATE = STATE_AT // 8
 _OUTSIDE = OUTSIDE_AT // 8
 _SEQUENCE = SEQUENCE_AT // 8
-_LOCK = struct.Struct("hhqqi4x")  # struct flock
 _head = struct.Struct("=QQIHH").unpack_from
 
 
 class TooLarge(BusworkError):
-    """The key is set, but its value is not in the memory: use the store's `get`."""
+    """What the key has is not in the memory: use the store's `get`.
+
+    The value is too long, or the key is private, or there was no room; those may be not set, too.
+    """
 
     name = "org.mapipc.Error.TooLarge"
 
@@ -107,20 +111,19 @@ class Reader:
         # What lookup does, as long as all is as it mostly is: it takes half of the time.
         name = key.encode()
         tag = crc32(name)
-        slots, memory = self._slots, self._memory
+        slots, memory, words = self._slots, self._memory, self._words
         word = slots[slot := tag >> self._shift]
         block = word & BLOCK_MASK
-        if word >> 32 == tag and ELSEWHERE < block < self._blocks and self._words[_STATE] == LIVE:
+        is_here = word >> 32 == tag and ELSEWHERE < block < self._blocks
+        if is_here and words[_STATE] == LIVE and STRONGLY_ORDERED:
             at = self._heap + (block << 6)
             check, _, value_bytes, key_bytes, flags = _head(memory, at)
             end = at + RECORD_BYTES + value_bytes
             if value_bytes <= self._max_value and key_bytes == len(name):
                 body = memory[at + 8 : end]
                 same = memory[end : end + key_bytes] == name
-                if not STRONGLY_ORDERED:
-                    _fence()
                 whole = check == crc32(body, tag) | adler32(body) << 32
-                if same and whole and slots[slot] == word:
+                if same and whole and words[at >> 3] == check and slots[slot] == word:
                     return body[16:] if not flags else _value(body, flags)
         record = self.lookup(key)
         return None if record is None else record[0]
@@ -133,22 +136,26 @@ class Reader:
         for _ in range(TRIES):
             if words[_STATE] != LIVE:
                 self._say_why()
+            # Before the search: it is lowered when a key has got a slot, which we may have passed.
+            outside = words[_OUTSIDE]
+            _order_loads()
             at = tag >> self._shift
             for _ in range(self.layout.max_probes):
                 word = slots[at]
                 if not word:
-                    return self._check_miss(key)
+                    return self._check_miss(key, outside)
                 if word >> 32 == tag and (block := word & BLOCK_MASK):
                     if block == ELSEWHERE:
                         raise TooLarge(f"the value of {key!r} is not in the memory: fetch it")
                     found = self._record(block, name, tag)
+                    _order_loads()
                     if found is _TORN or slots[at] != word:
                         break
                     if found is not None:
                         return found
                 at = (at + 1) & mask
             else:
-                return self._check_miss(key)
+                return self._check_miss(key, outside)
         raise Again(f"the value of {key!r} kept changing while it was read")
 
     def _record(self, block: int, name: bytes, tag: int) -> tuple[bytes, int] | None:
@@ -156,6 +163,7 @@ class Reader:
         memory = self._memory
         if block >= self._blocks:
             return _TORN
+        _order_loads()
         at = self._heap + block * BLOCK_BYTES
         check, revision, value_bytes, key_bytes, flags = _head(memory, at)
         end = at + RECORD_BYTES + value_bytes
@@ -164,16 +172,16 @@ class Reader:
         if (theirs := memory[end : end + key_bytes]) != name:
             return None if tag_of(theirs) == tag else _TORN
         body = memory[at + 8 : end]
-        if not STRONGLY_ORDERED:
-            _fence()
-        if check != crc32(body, tag) | adler32(body) << 32:
+        _order_loads()
+        if check != check_of(body, tag) or check != self._words[at >> 3]:
             return _TORN
         return _value(body, flags), revision
 
-    def _check_miss(self, key: str) -> tuple[bytes, int] | None:
-        if self._words[_OUTSIDE]:
+    def _check_miss(self, key: str, outside: int) -> None:
+        if outside:
             raise TooLarge(f"the memory has not room for every key; fetch {key!r}")
-        return None
+        if is_private(key.encode()):
+            raise TooLarge(f"{key!r} is private, so it is not in the memory; fetch it")
 
     def _say_why(self) -> None:
         if self._words[_STATE] == RETIRED:
@@ -187,10 +195,17 @@ class Reader:
 
     @property
     def alive(self) -> bool:
-        """Whether the daemon that writes still runs. This one is a system call."""
-        question = _LOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        """Whether the daemon that writes still runs. This one is a system call.
+
+        Reopen: the memory has moved, and only the new one can tell.
+        """
+        question = FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
         answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, question)
-        return bool(_LOCK.unpack(answer)[0] == fcntl.F_WRLCK)
+        # After the lock, which the daemon lets go after it has said that the memory moved.
+        state = self._words[_STATE]
+        if state == RETIRED:
+            self._say_why()
+        return bool(FLOCK.unpack(answer)[0] == fcntl.F_WRLCK and state == LIVE)
 
     def records(self) -> Iterator[Record]:
         """Everything that is here, as far as it does not change meanwhile."""
@@ -237,8 +252,10 @@ def _sealed_size(fd: int) -> int:
     return size
 
 
-def _fence() -> None:
-    """What was read before is older than what will be: a release, then an acquire, see to it."""
+def _order_loads() -> None:
+    """What was loaded before is older than what will be: a release, then an acquire, see to it."""
+    if STRONGLY_ORDERED:
+        return
     lock = threading.Lock()
     lock.acquire()
     lock.release()

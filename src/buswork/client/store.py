@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from buswork.bus.library import Variant, variant
+from buswork.bus.writer import close_all
 from buswork.client.errors import InvalidArgs
+from buswork.client.reader import Reader
 from buswork.client.watch import Watch
 
 if TYPE_CHECKING:
@@ -133,6 +135,19 @@ class Store:
         """The revision of the last change of all."""
         revision: int = await self._client.get(TARGET, "Revision")
         return revision
+
+    async def open_reader(self) -> Reader:
+        """Reads in memory that the daemon shares, with no call at all; close it after use.
+
+        Counted against your uid until this client leaves the bus, closed or not.
+        """
+        frame = await self._client.request(TARGET, "OpenReader", returns="ha{sv}")
+        try:
+            memory, _ = frame.values()
+        except BaseException:
+            close_all(frame.fds)
+            raise
+        return Reader(memory)
 
     # -- watching ------------------------------------------------------------------------------
 
