@@ -194,17 +194,18 @@ def test_the_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "environment", "places"),
     [
-        ([], {}, []),
+        ([], {}, ["/run/buswork"]),
+        ([], {"NOTIFY_SOCKET": "/run/systemd/notify"}, []),
         ([], {"RUNTIME_DIRECTORY": "/run/a:/run/b"}, ["/run/a", "/run/b"]),
         (["--socket-dir", "/x"], {"RUNTIME_DIRECTORY": "/run/a"}, ["/x"]),
         (["--socket-dir", "/x", "--socket-dir", "/y"], {}, ["/x", "/y"]),
-        (["--tmp-sockets"], {}, ["/tmp"]),
-        (["--tmp-sockets"], {"TMPDIR": "/var/tmp"}, ["/var/tmp"]),
+        (["--tmp-sockets"], {}, ["/run/buswork", "/tmp"]),
+        (["--tmp-sockets"], {"TMPDIR": "/var/tmp"}, ["/run/buswork", "/var/tmp"]),
         (["--tmp-sockets", "--socket-dir", "/tmp"], {}, ["/tmp"]),
     ],
 )
 def test_where_sockets_are_made(monkeypatch, arguments, environment, places):
-    for name in ("RUNTIME_DIRECTORY", "TMPDIR"):
+    for name in ("RUNTIME_DIRECTORY", "TMPDIR", "NOTIFY_SOCKET"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -41,6 +41,9 @@ DAEMON_PATH = "/org/buswork"
 LOG_CONTROL_PATH = "/org/freedesktop/LogControl1"
 API_VERSION = 1
 
+# Where native sockets are; the units of systemd and tmpfiles.d/buswork.conf say the same.
+RUN_DIRECTORY = Path("/run/buswork")
+
 # RequestName: do not wait in line for the name, and let nobody take it from us.
 DO_NOT_QUEUE = 4
 PRIMARY_OWNER = 1
@@ -294,6 +297,8 @@ def _socket_dirs(options: argparse.Namespace) -> list[Path]:
     named = options.socket_dir
     if named is None:
         named = [Path(word) for word in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if word]
+        if not named and not systemd.has_manager():
+            named = [RUN_DIRECTORY]
     tmp = [Path(os.environ.get("TMPDIR") or "/tmp")] if options.tmp_sockets else []
     return list(dict.fromkeys((*named, *tmp)))
 
@@ -380,7 +385,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="make the native sockets in this directory; may be repeated "
-        "(default: $RUNTIME_DIRECTORY if set; else none, systemd makes them)",
+        f"(default: $RUNTIME_DIRECTORY if set; else {RUN_DIRECTORY}, but under systemd none, for "
+        "its units make them)",
     )
     parser.add_argument(
         "--tmp-sockets",
