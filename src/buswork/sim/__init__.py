@@ -1,0 +1,1 @@
+"""Simulated hardware, for demonstrations and tests; only `--simulate` brings it into the daemon."""
