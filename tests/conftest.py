@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 
 import pytest
+from support import vm
 
 SKIPPED = pytest.StashKey[Counter[str]]()
 
@@ -41,9 +42,12 @@ def _no_umockdev() -> str | None:
 
 
 def _no_vm(config: pytest.Config) -> str | None:
+    """Asked for and not possible is an error, not a reason to skip it."""
     if not config.getoption("--vm"):
         return "only with --vm"
-    return _missing("qemu-system-x86_64", "busybox", "mke2fs")
+    if lacking := vm.missing():
+        raise pytest.UsageError(f"no virtual machine, for want of {', '.join(lacking)}")
+    return None
 
 
 def _tiers(config: pytest.Config) -> dict[str, tuple[str, str | None]]:

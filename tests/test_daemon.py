@@ -332,7 +332,7 @@ async def test_a_wing_that_cannot_start_is_reported_and_the_others_run(bus, made
     assert life == ["start one", "start two", "start three"]
     wings = (await get_all(bus, DAEMON_PATH, FACE))["Wings"].value
     assert wings == {
-        "store": ("off", ""),
+        **dict.fromkeys(daemon.WINGS, ("off", "")),
         "one": ("running", ""),
         "two": ("failed", "no such device"),
         "three": ("running", ""),

@@ -30,6 +30,7 @@ from buswork.bus.objects import Face
 from buswork.bus.ownership import Holdings
 from buswork.bus.transport import BUS, Connection
 from buswork.errors import BusworkError, InvalidArgs
+from buswork.fsct.wing import FSCT
 from buswork.host import Host, Kind, Wing
 from buswork.log import CONFIGURED, IDENTIFIER, LEVELS, event, level_name, set_up
 from buswork.store.wing import STORE
@@ -52,7 +53,7 @@ PRIMARY_OWNER = 1
 DRAIN_SECONDS = 5.0
 
 
-WINGS: dict[str, Kind] = {"store": STORE}
+WINGS: dict[str, Kind] = {"store": STORE, "fsct": FSCT}
 
 Maker = Callable[[Host], Wing]
 

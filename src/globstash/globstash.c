@@ -2,6 +2,7 @@
  *
  *     cc -O2 -I../include -o globstash globstash.c
  *
+ * Text is printed as it is; whatever a C string can't be as its JSON, without blanks.
  * Exit status: 0 done, and also for a key that is not set; 1 refused, or no daemon; 2 usage. */
 #include "mapipc.h"
 
@@ -20,7 +21,10 @@ static int get(const char *key) {
         return 0;
     if (error && error != MAPIPC_NOT_TEXT)
         return fail(error);
-    return fwrite(value, 1, size, stdout) == size && fflush(stdout) == 0 ? 0 : fail(errno);
+    if (fwrite(value, 1, size, stdout) == size && fflush(stdout) == 0)
+        return 0;
+    perror("globstash");
+    return 1;
 }
 
 int main(int argc, char **argv) {

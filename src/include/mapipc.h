@@ -14,14 +14,19 @@
  *   - Nothing here prints, ends the process, or keeps anything between calls. Threads may use the
  *     same reader at the same time; only mapipc_reader_close must come after everybody's last use.
  *   - Values are C strings: a buffer gets a NUL after the value, which the length does not count.
+ *     What no C string can be (a number, a list, text with NUL or half of a character) comes as
+ *     its JSON text without blanks, with MAPIPC_NOT_TEXT, by both ways.
  *
  * The layout of the memory, and why a reader can't be fooled, is in docs/shared-memory.md.
  */
 #ifndef MAPIPC_H
 #define MAPIPC_H
 
-#if !defined _POSIX_C_SOURCE && !defined _GNU_SOURCE && !defined __cplusplus
-#define _POSIX_C_SOURCE 200809L /* for a clock that nobody sets; without it there is another */
+/* For a clock that nobody sets; without it there is another. Only where the compiler was told to
+ * hide what is not ISO C: elsewhere it would hide from you what your system shows. */
+#if defined __STRICT_ANSI__ && !defined __cplusplus && !defined _POSIX_C_SOURCE && \
+    !defined _GNU_SOURCE
+#define _POSIX_C_SOURCE 200809L
 #endif
 #include <errno.h>
 #include <fcntl.h>
@@ -43,7 +48,7 @@ extern "C" {
 
 #define MAPIPC_SET_PATH "/run/buswork/mapipc_set"
 #define MAPIPC_GET_PATH "/run/buswork/mapipc_get"
-#define MAPIPC_TIMEOUT_MS 5000
+#define MAPIPC_TIMEOUT_MS 30000 /* the daemon may ask polkit, which has 20 s */
 
 /* What a reply may have at most: the longest value of the daemon, each byte written as \u00XX. */
 #define MAPIPC_MAX_REPLY (8u * 1024 * 1024)
@@ -69,7 +74,8 @@ typedef struct mapipc_options {
     const char *set_path; /* else $MAPIPC_SET, else MAPIPC_SET_PATH */
     const char *get_path; /* else $MAPIPC_GET, else MAPIPC_GET_PATH */
     int timeout_ms;       /* of the whole exchange; else MAPIPC_TIMEOUT_MS */
-    int original;         /* the names of the original mapipcd, in $TMPDIR or /tmp */
+    int original;         /* the names of the original mapipcd, in $TMPDIR or /tmp; whoever came
+                           * first may have them, so nothing looks there unless you say so */
 } mapipc_options;
 
 typedef struct mapipc_reader mapipc_reader;
@@ -105,6 +111,9 @@ static inline const char *mapipc_strerror(int code) {
 /* The layout, version 1. */
 #define MAPIPC_MAGIC "mapipcSM"
 #define MAPIPC_VERSION 1u
+#define MAPIPC_MOST_PROBES 128u /* what a read may cost; a memory that wants more is refused */
+#define MAPIPC_LONGEST_VALUE 4096u
+#define MAPIPC_LONGEST_KEY 1024u
 #define MAPIPC_BLOCK 64u
 #define MAPIPC_RECORD 24u
 #define MAPIPC_IS_JSON 1u
@@ -311,6 +320,15 @@ static inline int mapipc_i_search(const mapipc_reader *r, const char *key, size_
     return MAPIPC_NOT_SET;
 }
 
+/* Whether a key begins with ~UID/, so that it is never in the memory. */
+static inline int mapipc_i_is_private(const char *key, size_t key_size) {
+    size_t at = 1;
+    while (at < key_size && key[at] >= '0' && key[at] <= '9')
+        at++;
+    return key[0] == '~' && at > 1 && at < key_size && key[at] == '/' &&
+           (key[1] != '0' || at == 2);
+}
+
 /* Whether the memory is the present one: 0, MAPIPC_REOPEN or MAPIPC_CLOSED. */
 static inline int mapipc_reader_state(const mapipc_reader *r) {
     uint64_t state = mapipc_i_load_first(r->memory + MAPIPC_AT_STATE);
@@ -319,7 +337,8 @@ static inline int mapipc_reader_state(const mapipc_reader *r) {
 
 /* Copies the value of a key, and a NUL, into the buffer. size and revision may be NULL; the
  * revision is that of the key's last change. What the buffer holds after an error means nothing,
- * unless the error is MAPIPC_NOT_TEXT. Makes no system call. */
+ * unless the error is MAPIPC_NOT_TEXT. Private keys (~UID/) are not in the memory: they are
+ * MAPIPC_ELSEWHERE, set or not. Makes no system call. */
 static inline int mapipc_reader_get_n(const mapipc_reader *r, const char *key, size_t key_size,
                                       void *value, size_t room, size_t *size,
                                       uint64_t *revision) {
@@ -331,14 +350,17 @@ static inline int mapipc_reader_get_n(const mapipc_reader *r, const char *key, s
         room = 0;
     uint32_t tag = mapipc_i_crc(r->crc, 0, (const unsigned char *) key, key_size);
     int error = MAPIPC_AGAIN;
+    uint64_t outside = 0;
     for (int i = 0; i < MAPIPC_TRIES && error == MAPIPC_AGAIN; i++) {
         error = mapipc_reader_state(r);
         if (error)
             return error;
+        /* Before the search: it is lowered when a key has got a slot, which we may have passed. */
+        outside = mapipc_i_load_first(r->memory + MAPIPC_AT_OUTSIDE);
         error = mapipc_i_search(r, key, key_size, tag, value, room, &found, &found_revision);
     }
-    if (error == MAPIPC_NOT_SET && mapipc_i_load(r->memory + MAPIPC_AT_OUTSIDE))
-        error = MAPIPC_ELSEWHERE; /* some key found no slot; this may be it */
+    if (error == MAPIPC_NOT_SET && (outside || mapipc_i_is_private(key, key_size)))
+        error = MAPIPC_ELSEWHERE; /* some key found no slot, this may be it; or it never has one */
     if (size && (!error || error == MAPIPC_NO_ROOM || error == MAPIPC_NOT_TEXT))
         *size = found;
     if (revision && (!error || error == MAPIPC_NOT_TEXT))
@@ -357,6 +379,7 @@ static inline uint64_t mapipc_reader_sequence(const mapipc_reader *r) {
 }
 
 /* Whether the daemon still runs: its lock on the memory goes with it, even when it is killed.
+ * 1: it does; 0: it does not; MAPIPC_REOPEN: the memory has moved, and only the new one can tell.
  * One system call; the memory itself can't tell, for its last state is a good one. */
 static inline int mapipc_reader_alive(const mapipc_reader *r) {
     enum { OFD_GETLK = 36 }; /* F_OFD_GETLK, which strict headers hide */
@@ -364,7 +387,9 @@ static inline int mapipc_reader_alive(const mapipc_reader *r) {
     memset(&lock, 0, sizeof lock);
     lock.l_type = F_RDLCK;
     lock.l_whence = SEEK_SET;
-    return fcntl(r->fd, OFD_GETLK, &lock) == 0 && lock.l_type == F_WRLCK;
+    int held = fcntl(r->fd, OFD_GETLK, &lock) == 0 && lock.l_type == F_WRLCK;
+    int state = mapipc_reader_state(r); /* after the lock, which is let go after this is said */
+    return state == MAPIPC_REOPEN ? state : held && !state;
 }
 
 static inline uint32_t mapipc_i_u32(const unsigned char *header, size_t at) {
@@ -406,7 +431,8 @@ static inline int mapipc_i_layout(mapipc_reader *r, const unsigned char *header)
     r->max_key = mapipc_i_u32(header, 92);
     r->generation = mapipc_i_u64(header, 32);
     memcpy(r->epoch, header + 16, 16);
-    if (!r->max_probes || r->max_probes > r->mask + 1 || !r->max_key || r->max_key > 0xffffu)
+    if (!r->max_probes || r->max_probes > r->mask + 1 || r->max_probes > MAPIPC_MOST_PROBES ||
+        !r->max_key || r->max_key > MAPIPC_LONGEST_KEY || r->max_value > MAPIPC_LONGEST_VALUE)
         return MAPIPC_BAD_MEMORY;
     return 0;
 }
@@ -546,15 +572,13 @@ static inline int mapipc_i_connect(const mapipc_options *o, int get, int64_t unt
     return 0;
 }
 
-/* All of the request, unless the daemon closes before: then its answer says more than we do. */
+/* All of the request; EPIPE or ECONNRESET when the daemon closes before. */
 static inline int mapipc_i_send(int fd, const char *bytes, size_t size, int64_t until) {
     while (size) {
         ssize_t sent = send(fd, bytes, size, MSG_NOSIGNAL);
         if (sent >= 0) {
             bytes += sent;
             size -= (size_t) sent;
-        } else if (errno == EPIPE || errno == ECONNRESET) {
-            return 0;
         } else if (errno == EAGAIN) {
             int error = mapipc_i_wait(fd, POLLOUT, until);
             if (error)
@@ -597,7 +621,8 @@ static inline void mapipc_i_take(struct msghdr *message, int *descriptor) {
     }
 }
 
-/* Reads until the daemon closes, however the reply was split. */
+/* Reads until the daemon closes, however the reply was split; ECONNRESET when it had not read
+ * everything before. */
 static inline int mapipc_i_receive(int fd, mapipc_i_bytes *reply, int *descriptor,
                                    int64_t until) {
     for (;;) {
@@ -621,6 +646,8 @@ static inline int mapipc_i_receive(int fd, mapipc_i_bytes *reply, int *descripto
         ssize_t got = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
         if (got >= 0) {
             mapipc_i_take(&message, descriptor);
+            if (descriptor && message.msg_flags & MSG_CTRUNC)
+                return EMFILE; /* there was one, and no number for it */
             reply->size += (size_t) got;
             if (!got)
                 return 0;
@@ -628,15 +655,15 @@ static inline int mapipc_i_receive(int fd, mapipc_i_bytes *reply, int *descripto
             error = mapipc_i_wait(fd, POLLIN, until);
             if (error)
                 return error;
-        } else if (errno == ECONNRESET) {
-            return 0; /* closed before it had read everything; what came is the answer */
         } else if (errno != EINTR) {
             return errno;
         }
     }
 }
 
-/* One connection, one request, one reply. The caller frees the reply, also after an error. */
+/* One connection, one request, one reply. A daemon that closes before it has read everything may
+ * have answered all the same; only without an answer that is an error. The caller frees the reply
+ * and closes the descriptor, also after an error. */
 static inline int mapipc_i_exchange(const mapipc_options *o, int get, const char *request,
                                     size_t size, mapipc_i_bytes *reply, int *descriptor) {
     int fd = -1;
@@ -646,9 +673,12 @@ static inline int mapipc_i_exchange(const mapipc_options *o, int get, const char
     if (error)
         return error;
     error = mapipc_i_send(fd, request, size, until);
-    if (!error)
+    int cut = error == EPIPE || error == ECONNRESET;
+    if (!error || cut)
         error = mapipc_i_receive(fd, reply, descriptor, until);
     close(fd);
+    if (error == ECONNRESET || (cut && !error))
+        return reply->size ? 0 : ECONNRESET;
     return error;
 }
 
@@ -719,9 +749,6 @@ static inline int mapipc_delete(const mapipc_options *o, const char *key) {
 }
 
 /* ---- the little JSON that a reply needs ------------------------------------------------------ */
-
-/* Nested deeper than this, a reply is not worth following. */
-#define MAPIPC_MAX_DEPTH 64
 
 typedef struct mapipc_i_text {
     const char *at, *end;
@@ -839,7 +866,7 @@ static inline int mapipc_i_string(mapipc_i_text *t, mapipc_i_sink *sink) {
 
 /* Passes over any value: brackets are counted, strings are read, the rest is not judged. */
 static inline int mapipc_i_skip(mapipc_i_text *t) {
-    int depth = 0;
+    size_t depth = 0;
     do {
         mapipc_i_sink nowhere = {NULL, 0, 0, 1};
         mapipc_i_blanks(t);
@@ -851,8 +878,7 @@ static inline int mapipc_i_skip(mapipc_i_text *t) {
                 return 0;
         } else if (c == '{' || c == '[') {
             t->at++;
-            if (++depth > MAPIPC_MAX_DEPTH)
-                return 0;
+            depth++;
             continue;
         } else if (depth && (c == '}' || c == ']')) {
             t->at++;
@@ -899,6 +925,21 @@ static inline int mapipc_i_value(const mapipc_i_bytes *reply, mapipc_i_text *val
     return t.at != t.end ? MAPIPC_BAD_REPLY : found ? 0 : MAPIPC_REFUSED;
 }
 
+/* JSON without the blanks between its parts. */
+static inline void mapipc_i_compact(mapipc_i_text *t, mapipc_i_sink *sink) {
+    for (int inside = 0; t->at < t->end; t->at++) {
+        if (!inside)
+            mapipc_i_blanks(t);
+        if (t->at >= t->end)
+            return;
+        if (*t->at == '"')
+            inside = !inside;
+        if (inside && *t->at == '\\' && t->at + 1 < t->end)
+            mapipc_i_put(sink, (unsigned char) *t->at++);
+        mapipc_i_put(sink, (unsigned char) *t->at);
+    }
+}
+
 /* The value as text into the buffer, or the JSON that it is. */
 static inline int mapipc_i_text_of(mapipc_i_text json, char *value, size_t room, size_t *size) {
     mapipc_i_sink sink = {value, room, 0, 1};
@@ -908,8 +949,7 @@ static inline int mapipc_i_text_of(mapipc_i_text json, char *value, size_t room,
     if (!mapipc_i_string(&t, &sink) || !sink.is_text) {
         sink.is_text = 0;
         sink.size = 0;
-        while (json.at < json.end)
-            mapipc_i_put(&sink, (unsigned char) *json.at++);
+        mapipc_i_compact(&json, &sink);
     }
     if (size)
         *size = sink.size;
@@ -929,7 +969,7 @@ static inline int mapipc_get(const mapipc_options *o, const char *key, char *val
         return MAPIPC_BAD_KEY;
     int error = mapipc_i_exchange(o, 1, key, strlen(key), &reply, NULL);
     if (!error && !reply.size)
-        error = MAPIPC_REFUSED;
+        error = ECONNRESET; /* it has ended: a get is answered even when it is refused */
     if (!error)
         error = mapipc_i_value(&reply, &json);
     if (!error)
@@ -948,7 +988,7 @@ static inline int mapipc_reader_open(const mapipc_options *o, mapipc_reader **re
     int error = mapipc_i_exchange(o, 1, MAPIPC_READER_REQUEST, sizeof MAPIPC_READER_REQUEST - 1,
                                   &reply, &fd);
     if (!error && fd < 0)
-        error = reply.size ? mapipc_i_value(&reply, &json) : MAPIPC_REFUSED;
+        error = reply.size ? mapipc_i_value(&reply, &json) : ECONNRESET;
     free(reply.at);
     if (!error && fd < 0)
         error = MAPIPC_NO_MEMORY;

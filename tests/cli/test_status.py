@@ -2,6 +2,7 @@ import json
 
 from buswork import __version__
 from buswork.cli.exits import Exit
+from buswork.daemon import WINGS
 
 
 def test_it_runs(shared_bus):
@@ -11,7 +12,7 @@ def test_it_runs(shared_bus):
     assert "wing store       running" in done.stdout
     facts = json.loads(shared_bus.run("status", "--json").stdout)
     assert facts["running"]
-    assert facts["wings"] == {"store": {"state": "running", "reason": ""}}
+    assert facts["wings"] == {name: {"state": "running", "reason": ""} for name in WINGS}
     assert len(facts["epoch"]) == 32
 
 

@@ -8,6 +8,8 @@ import random
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from zlib import adler32
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,9 +18,19 @@ from hypothesis import strategies as st
 from buswork.client import reader as module
 from buswork.client.errors import InvalidArgs
 from buswork.client.reader import Again, Closed, Reader, Reopen, TooLarge
-from buswork.store.model import Limits, Store
+from buswork.store.model import Limits, Store, is_private
 from buswork.store.native.memory import SharedMemory
-from buswork.store.wire.memory import MIN_SIZE, OUTSIDE_AT, STATE_AT, encode_record, tag_of
+from buswork.store.wire.memory import (
+    FREED,
+    MAX_PROBES,
+    MIN_SIZE,
+    OUTSIDE_AT,
+    STATE_AT,
+    encode_header,
+    encode_record,
+    layout_for,
+    tag_of,
+)
 from buswork.store.wire.values import EMPTY, Json
 
 KEYS = [f"key-{n}" for n in range(40)]
@@ -90,6 +102,7 @@ def test_what_is_there(spoilt: Spoilt) -> None:
         assert spoilt.reader.lookup(key) == (b"x" * (number * 97 + 1), number + 1)
     assert spoilt.reader.get("missing") is None
     assert spoilt.reader.get("") is None
+    assert spoilt.reader.lookup("missing") is None
     assert {record.key for record in spoilt.reader.records()} == set(KEYS)
 
 
@@ -134,6 +147,102 @@ def test_another_key_with_the_same_tag(spoilt: Spoilt) -> None:
     spoilt.put(at, tag_of(b"plumless") << 32 | block)
     assert spoilt.reader.get("buckeroo") is None
     assert spoilt.reader.get("plumless") == b"p"
+
+
+@pytest.mark.parametrize("key", ["~7/k", "~0/", "~4294967296/k", "~7", "~/k", "~07/k", "7/k"])
+def test_private_keys_are_elsewhere(spoilt: Spoilt, key: str) -> None:
+    if is_private(key):
+        with pytest.raises(TooLarge, match="private"):
+            spoilt.reader.get(key)
+    else:
+        assert spoilt.reader.get(key) is None
+
+
+def test_a_key_that_gets_its_slot_behind_a_reader(
+    spoilt: Spoilt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was set all along, first outside of the table; that it is not set would be a lie."""
+    layout, tag = spoilt.reader.layout, tag_of(b"buckeroo")
+    block, slot = layout.blocks - 1, layout.table_offset + (tag >> layout.shift) * 8
+    record, heap = encode_record(b"plumless", b"p", 1), layout.heap_offset + block * 64
+    spoilt.memory[heap : heap + len(record)] = record
+    for at, word in enumerate([FREED, tag << 32 | block, 0]):
+        spoilt.put(slot + at * 8, word)
+    spoilt.put(OUTSIDE_AT, 1)
+    head: Callable[..., tuple[int, ...]] = module._head
+
+    def slotted(*place: object) -> tuple[int, ...]:
+        spoilt.put(slot, tag << 32 | 4)
+        spoilt.put(OUTSIDE_AT, 0)
+        return head(*place)
+
+    monkeypatch.setattr(module, "_head", slotted)
+    with pytest.raises(TooLarge):
+        spoilt.reader.get("buckeroo")
+
+
+class Counting:
+    """Slots that count how often somebody looks."""
+
+    def __init__(self, slots: memoryview) -> None:
+        self._slots = slots
+        self.looks = 0
+
+    def __getitem__(self, at: int) -> int:
+        self.looks += 1
+        return int(self._slots[at])
+
+    def release(self) -> None:
+        self._slots.release()
+
+
+def test_what_a_read_costs_at_most(spoilt: Spoilt, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = spoilt.reader.layout
+    for at in range(layout.table_offset, layout.heap_offset, 8):
+        spoilt.put(at, FREED)
+    slots = Counting(spoilt.reader._slots)
+    monkeypatch.setattr(spoilt.reader, "_slots", slots)
+    assert spoilt.reader.get("key-1") is None
+    assert slots.looks == 1 + MAX_PROBES
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_probes": 129}, {"max_probes": 0}, {"max_key": 1025}, {"max_value": 4097}]
+)
+def test_a_memory_that_asks_for_more_than_a_read_may_cost(limits: dict[str, int]) -> None:
+    layout = replace(layout_for(MIN_SIZE, b"e" * 16, 1), **limits)
+    with pytest.raises(InvalidArgs, match="no memory of a store"):
+        Reader(sealed(encode_header(layout).ljust(MIN_SIZE, b"\0")))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_record_written_anew_with_the_same_sums(
+    spoilt: Spoilt, monkeypatch: pytest.MonkeyPatch, ordered: bool
+) -> None:
+    """Half of it is old, half new; the sums are right, as somebody chose them; its check moved."""
+    layout, tag = spoilt.reader.layout, tag_of(b"key-1")
+    word = struct.unpack_from("=Q", spoilt.memory, spoilt.slot("key-1"))[0]
+    at = layout.heap_offset + (word & 0xFFFF_FFFF) * 64
+    check = struct.unpack_from("=Q", spoilt.memory, at)[0]
+    times = 0
+
+    def forged(body: bytes, start: int = 0) -> int:
+        nonlocal times
+        if start == tag and times < 3:
+            times += 1
+            spoilt.put(at, check + 1)
+        elif start == tag:
+            spoilt.put(at, check)
+        return int(crc(body, start))
+
+    crc = module.crc32
+    monkeypatch.setattr(module, "STRONGLY_ORDERED", ordered)
+    monkeypatch.setattr(module, "crc32", forged)
+    monkeypatch.setattr(
+        module, "check_of", lambda body, tag: forged(body, tag) | adler32(body) << 32
+    )
+    assert spoilt.reader.get("key-1") == b"x" * 98
+    assert times == 3
 
 
 WRONG = {
@@ -293,13 +402,26 @@ async def test_whether_the_writer_lives() -> None:
         assert not lonely.alive
         assert lonely.get("k") == b"v"
         memory.close()
-        for thread in threading.enumerate():
-            if thread.name == "release":
-                thread.join()
         assert not reader.alive
         with pytest.raises(Closed):
             reader.get("k")
         assert reader.sequence == 1
+
+
+async def test_a_memory_that_has_moved_does_not_say_that_the_daemon_is_dead() -> None:
+    store = Store(lambda: 0)
+    memory = SharedMemory(store, b"e" * 16, smallest=MIN_SIZE)
+    with Reader(await memory.open_reader()) as reader:
+        number = 0
+        while memory.facts()["generation"] == 1:
+            assert reader.alive
+            store.set(0, f"key-{number}", b"v" * 100)
+            number += 1
+            await asyncio.sleep(0)
+        with pytest.raises(Reopen) as raised:
+            _ = reader.alive
+        assert not isinstance(raised.value, Closed)
+    memory.close()
 
 
 async def test_what_is_no_text_comes_as_json() -> None:

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from support import usb_kernel
 
 from buswork.fsct import probe
 from buswork.fsct.wire.descriptors import BadDescriptor
+from buswork.sim.device import SimDevice, SimInterface
 
 REPOSITORY = Path(__file__).parents[2]
 VECTORS = json.loads((REPOSITORY / "tests/vectors/fsct/bos_descriptors.json").read_text())
@@ -28,6 +31,41 @@ def test_what_the_kernel_shows_is_read(tmp_path, name):
     else:
         with pytest.raises(BadDescriptor):
             probe.check("/nowhere", str(tmp_path))
+
+
+INTERFACE = SimInterface(0, 0xFF, 0x42, 1)
+AUDIO, OTHER_PROTOCOL = SimInterface(0, 0x01, 0x42, 1), SimInterface(0, 0xFF, 0x42, 2)
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "is_asked"),
+    [
+        ([AUDIO, INTERFACE], True),
+        ([INTERFACE, AUDIO], True),
+        ([AUDIO, OTHER_PROTOCOL], False),
+        ([], False),
+    ],
+)
+def test_only_what_has_such_an_interface_is_asked(tmp_path, interfaces, is_asked):
+    device = SimDevice(interfaces)
+    data = device.device_descriptor() + device.configuration()
+    with contextlib.nullcontext() if is_asked else pytest.raises(BadDescriptor):
+        look_at(tmp_path, data)
+    for cut in range(len(data) - len(INTERFACE.descriptors())):
+        with pytest.raises(BadDescriptor):
+            look_at(tmp_path, data[:cut])
+
+
+def test_descriptors_of_nonsense_end(tmp_path):
+    noise = random.Random(1)
+    for data in (b"", b"\0" * 100, b"\1" * 100, *(noise.randbytes(100) for _ in range(100))):
+        with contextlib.suppress(BadDescriptor):
+            look_at(tmp_path, data)
+
+
+def look_at(syspath, descriptors):
+    (syspath / "descriptors").write_bytes(descriptors)
+    probe.look(str(syspath))
 
 
 def test_what_is_no_device_is_not_asked(tmp_path):

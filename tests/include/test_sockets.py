@@ -162,7 +162,7 @@ GETS = [
     (b'{"value":"\\ud83d"}', 'NOT_TEXT 8 "\\ud83d"'),
     (b'{"error":"denied"}', "REFUSED"),
     (b"{}", "REFUSED"),
-    (b"", "REFUSED"),
+    (b"", os.strerror(errno.ECONNRESET)),
     (b"[]", "BAD_REPLY"),
     (b'{"value":"bar"', "BAD_REPLY"),
     (b'{"value":"ba', "BAD_REPLY"),

@@ -34,7 +34,11 @@ def matches(data: bytes, recorded: dict[str, Any]) -> bool:
 
 
 def ask(path: Path | str, request: bytes, *, half_close: bool = False) -> bytes:
-    """One exchange as the original client does it: one write, then read to the end."""
+    """One exchange as the original client does it: one write, then read to the end.
+
+    A daemon may close before it has read everything, but not without an answer: that is
+    ConnectionResetError.
+    """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(path))
@@ -49,5 +53,6 @@ def ask(path: Path | str, request: bytes, *, half_close: bool = False) -> bytes:
             while piece := sock.recv(1 << 20):
                 reply += piece
         except ConnectionResetError:
-            pass
+            if not reply:
+                raise
         return reply

@@ -380,6 +380,7 @@ def description(device, port, at, properties):
     }
     attributes = {
         "bConfigurationValue": 1,
+        "bDeviceClass": "00",
         "busnum": 1,
         "devnum": at,
         "devpath": port.partition("-")[2],

@@ -496,6 +496,8 @@ def test_fuzz_of_the_surface(one: Raw) -> None:
         "",
         "org.mapipc.Error.RevisionGone",
         "org.buswork.Error.NotOwner",
+        "org.fsct.Error.NoSuchPlayer",
+        "org.fsct.Error.NotAssigned",
         *(
             DBUS_ERROR + name
             for name in (

@@ -41,6 +41,7 @@ from support.places import (
 from support.raw import Crowd
 
 from buswork import __version__
+from buswork.daemon import WINGS
 
 pytestmark = pytest.mark.system
 
@@ -66,7 +67,7 @@ def test_the_greeting_and_what_systemd_is_told(machine: Machine) -> None:
     daemon = machine.start_daemon(env={"WATCHDOG_USEC": "100000"})
     daemon.says(f"hello, world: busworkd {__version__} serves store")
     notes = daemon.notifications
-    assert "STATUS=serving store" in notes.lines
+    assert f"STATUS=serving {', '.join(WINGS)}" in notes.lines
     eventually(lambda: notes.lines.count("WATCHDOG=1") >= 3)
     assert "STOPPING=1" not in notes.lines
     assert daemon.stop() == 0
@@ -90,7 +91,7 @@ def test_the_name_is_ours_only_when_all_is_exported(machine: Machine) -> None:
         one.signal("NameOwnerChanged")
         assert one.ask(*STORE, "Get", "s", "x") == ""
         wings = one.ask(DAEMON[0], PROPERTIES, "Get", "ss", DAEMON[1], "Wings").value
-        assert wings == {"store": ["running", ""]}
+        assert wings == {name: ["running", ""] for name in WINGS}
 
 
 def test_attack_17_a_second_daemon_cannot_have_the_name(machine: Machine) -> None:

@@ -147,7 +147,25 @@ def test_what_is_open_by_default() -> None:
         for name, action in actions().items()
         if "yes" in {default.text for default in action.iterfind("defaults/*")}
     }
-    assert is_open == {"org.mapipc.store.read", "org.mapipc.store.write"}
+    assert is_open == {
+        "org.mapipc.store.read",
+        "org.mapipc.store.write",
+        "org.fsct.driver.observe",
+        "org.fsct.driver.observe-others",
+        "org.fsct.driver.register",
+        "org.fsct.driver.route",
+    }
+
+
+def test_what_is_for_those_who_sit_here() -> None:
+    """Open to active sessions, and to nobody else without a password."""
+    seated = {
+        name
+        for name, action in actions().items()
+        if [default.text for default in action.iterfind("defaults/*")]
+        == ["auth_admin_keep", "auth_admin_keep", "yes"]
+    }
+    assert seated == {"org.fsct.driver.observe-others", "org.fsct.driver.route"}
 
 
 # --- The bus policy, on a real bus (attacks 16 and 17) --------------------------------------------
@@ -360,6 +378,8 @@ def test_the_unit_says_what_the_design_says() -> None:
         "CapabilityBoundingSet": "",
         "AmbientCapabilities": "",
         "UMask": "0077",
+        "StateDirectory": "buswork",
+        "StateDirectoryMode": "0700",
         "RestrictAddressFamilies": "AF_UNIX AF_NETLINK",
         "DevicePolicy": "closed",
         "DeviceAllow": "char-usb_device rw",
@@ -374,6 +394,41 @@ def test_the_unit_says_what_the_design_says() -> None:
 def test_the_unit_has_not_what_would_break_us() -> None:
     """Each hides something that a wing needs; the unit says what."""
     assert not {"PrivateUsers", "PrivateNetwork", "PrivateDevices"} & set(settings(UNIT))
+
+
+@pytest.mark.parametrize(
+    ("name", "passed", "places"),
+    [
+        ("store", "store", ["/run/buswork/mapipc_set", "/run/buswork/mapipc_get"]),
+        ("fsct", "fsct", ["/run/fsct/fsct.sock"]),
+    ],
+)
+def test_the_sockets_are_open_to_all_in_a_directory_of_root(
+    name: str, passed: str, places: list[str]
+) -> None:
+    """And are there by default, before the daemon is."""
+    path = UNIT.with_name(f"buswork-{name}.socket")
+    socket = settings(path)
+    assert socket["ListenStream"] == places
+    assert socket["FileDescriptorName"] == [passed]
+    assert socket["Service"] == [UNIT.name]
+    assert (socket["SocketMode"], socket["DirectoryMode"]) == (["0666"], ["0755"])
+    assert socket["WantedBy"] == ["sockets.target"]
+    for setting in ("Wants", "After", "Also"):
+        assert path.name in " ".join(settings(UNIT)[setting]).split(), setting
+
+
+@needs_systemd
+@pytest.mark.parametrize("path", sorted(UNIT.parent.glob("*.socket")), ids=lambda path: path.name)
+def test_systemd_accepts_the_sockets(tmp_path: pathlib.Path, path: pathlib.Path) -> None:
+    copy = tmp_path / UNIT.name
+    copy.write_text(UNIT.read_text().replace("/usr/bin/busworkd", "/bin/true"))
+    shutil.copy(path, tmp_path)
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    command = ["systemd-analyze", "verify", tmp_path / path.name]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ours = [line for line in done.stderr.splitlines() if path.name in line]
+    assert (done.returncode, ours) == (0, [])
 
 
 @needs_systemd
@@ -421,13 +476,14 @@ def test_sysusers_makes_our_user(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="no systemd-tmpfiles")
-def test_tmpfiles_makes_a_directory_that_only_root_writes(tmp_path: pathlib.Path) -> None:
+def test_tmpfiles_makes_directories_that_only_root_writes(tmp_path: pathlib.Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("systemd-tmpfiles gives files to root")
     file = ROOT / "systemd" / "tmpfiles.d" / "buswork.conf"
     subprocess.run(["systemd-tmpfiles", "--create", f"--root={tmp_path}", file], check=True)
-    made = (tmp_path / "run" / "buswork").stat()
-    assert (made.st_mode & 0o7777, made.st_uid, made.st_gid) == (0o755, 0, 0)
+    for name in ("buswork", "fsct"):
+        made = (tmp_path / "run" / name).stat()
+        assert (made.st_mode & 0o7777, made.st_uid, made.st_gid) == (0o755, 0, 0)
 
 
 @pytest.mark.skipif(shutil.which("journalctl") is None, reason="no journalctl")

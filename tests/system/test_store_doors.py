@@ -381,8 +381,9 @@ def test_private_keys_are_never_in_the_memory(house: House) -> None:
         house.module("thin.globstash", "set", f"{own}native", "SECRET-3")
         assert house.module("thin.globstash", "get", f"{own}native") == (0, "SECRET-3")
         for name in ("early", "late", "native"):
-            assert reader.get(own + name) is None
-            assert house.say("open", own + name) == "NOT_SET"
+            with pytest.raises(TooLarge, match="private"):
+                reader.get(own + name)
+            assert house.say("open", own + name) == "ELSEWHERE"
             assert house.say("get", own + name, user="bob") == "REFUSED"
         set_key(house.alice, KEY, "again")
         assert reader.get(KEY) == b"again"

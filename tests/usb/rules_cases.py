@@ -8,16 +8,17 @@ from pathlib import Path
 SYSFS = "/sys/devices/pci0000:00/0000:00:14.0/usb1"
 OURS = {"ID_FSCT": "1", "GROUP": "0", "MODE": "0660"}
 
-# Version of USB, interfaces, properties that earlier rules have set, and what comes of it.
+# Version of USB, class, protocol of the interface, properties that earlier rules have set, and
+# what comes of it.
 DEVICES = [
-    (" 2.01", ":ff4201:030000:", {}, OURS),
-    (" 3.20", ":010100:ff0001:", {}, OURS),
-    (" 2.00", ":ff4201:", {}, {}),
-    (" 1.10", ":ff4201:", {}, {}),
-    (" 2.10", ":ff4200:010100:", {}, {}),
-    (" 2.10", ":03ff01:", {}, {}),
-    (" 2.01", ":ff4201:", {"BUSWORK_IGNORE": "1"}, {}),
-    (" 2.01", ":ff4201:", {"BUSWORK_IGNORE": "0"}, OURS),
+    (" 2.01", "00", 1, {}, OURS),
+    (" 3.20", "ef", 1, {}, OURS),
+    (" 2.00", "00", 1, {}, {}),
+    (" 1.10", "00", 1, {}, {}),
+    (" 2.10", "00", 0, {}, {}),
+    (" 2.10", "09", 1, {}, {}),
+    (" 2.01", "00", 1, {"BUSWORK_IGNORE": "1"}, {}),
+    (" 2.01", "00", 1, {"BUSWORK_IGNORE": "0"}, OURS),
 ]
 
 
@@ -38,13 +39,14 @@ def show_root(root):
 
 async def rules(kernel):
     show_root(kernel.root)
-    for at, (version, interfaces, properties, expected) in enumerate(DEVICES, 1):
+    for at, (version, device_class, protocol, properties, expected) in enumerate(DEVICES, 1):
         port = f"1-{at}"
-        kernel.plug(port=port, properties={"ID_USB_INTERFACES": interfaces, **properties})
+        kernel.plug(port=port, options={"protocol": protocol}, properties=properties)
         kernel.attribute(port=port, name="version", value=version)
-        assert found(port) == expected, (version, interfaces, properties)
+        kernel.attribute(port=port, name="bDeviceClass", value=device_class)
+        assert found(port) == expected, (version, device_class, protocol, properties)
         asked = any(entry["wValue"] == "0x0f00" for entry in kernel.record(port=port))
         assert asked == bool(expected)
-    kernel.plug(port="2-1", kind="board", properties={"ID_USB_INTERFACES": ":ff0101:"})
+    kernel.plug(port="2-1", kind="board")  # is asked, and does not know what FSCT is
     kernel.attribute(port="2-1", name="version", value=" 2.10")
     assert found("2-1") == {}

@@ -4,6 +4,7 @@ Each command names the function that runs it, as "module.function" below buswork
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -12,6 +13,15 @@ from buswork.cli.exits import epilog
 
 SUPPRESS = argparse.SUPPRESS
 DESCRIPTION = "Talks to busworkd, which puts five small IPC worlds on the D-Bus system bus."
+
+# The first line is for scripts; the last two have the words that the technology's owner wants.
+VERSION = f"""\
+buswork {__version__}
+Copyright 2026 The buswork authors. Licensed under the Apache License, Version 2.0.
+
+Supports Ferrum Streaming Control Technology™.
+Ferrum Streaming Control Technology™ is a trademark of HEM Sp. z o.o.
+"""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -69,6 +79,10 @@ class _Parser(argparse.ArgumentParser):
         return [] if self._options_only else super()._get_positional_actions()
 
 
+# A hundred years of music; what a display shows ends before.
+MAX_TRACK_SECONDS = 100 * 366 * 24 * 3600.0
+STATUSES = ("stopped", "playing", "paused", "seeking", "buffering", "error", "unknown")
+
 # What follows one of these is a command of the user's, untouched.
 PROGRAM_OPTIONS = ("--exec", "--while")
 
@@ -79,6 +93,13 @@ def seconds(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return number
+
+
+def track_seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= MAX_TRACK_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from 0 on")
     return number
 
 
@@ -107,12 +128,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="buswork", description=DESCRIPTION, epilog=epilog())
     _add_common(parser, defaults=True, timeout=True)
-    parser.add_argument("--version", action="version", version=f"buswork {__version__}")
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
     _add_command(commands, "status", "status.show", "what runs: version, wings, statistics")
     _add_store(commands)
+    _add_fsct(commands)
     _add_clients(commands)
     _add_command(
         commands,
@@ -123,6 +145,14 @@ def make_parser() -> argparse.ArgumentParser:
         "an object with path, interface, member, values and time_unix_us.",
     )
     return parser
+
+
+def _version() -> str:
+    try:
+        VERSION.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return VERSION.replace("™", "(TM)")
+    return VERSION
 
 
 def _add_common(parser: argparse.ArgumentParser, *, defaults: bool, timeout: bool) -> None:
@@ -420,3 +450,129 @@ def _add_mark(actions: Commands) -> None:
     parser.add_argument(
         "--show", action="store_true", help="print the last mark instead of writing one"
     )
+
+
+# -- players and displays ----------------------------------------------------------------------
+
+
+def _add_fsct(commands: Commands) -> None:
+    fsct = commands.add_parser(
+        "fsct",
+        help="players, and the USB audio displays that show what they play",
+        description="Players, and the USB audio displays that show what they play, by Ferrum "
+        "Streaming Control Technology(TM), FSCT. A PLAYER is its number, or what it calls itself. "
+        "A DEVICE is its id, or what only its id begins with.",
+    )
+    actions = fsct.add_subparsers(
+        title="commands", dest="action", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+    _add_command(
+        actions,
+        "players",
+        "fsct.players",
+        "print the players",
+        "Prints the players and what they play, the preferred one with a *. What players of other "
+        "users play is shown to those who may see it, a ? to others.",
+    )
+    _add_command(actions, "devices", "fsct.devices", "print the displays that are connected")
+    _add_command(actions, "status", "fsct.status", "what each display shows, and why")
+    _add_assign(actions)
+    _add_unassign(actions)
+    _add_prefer(actions)
+    _add_play(actions)
+    _add_display(actions)
+
+
+def _add_assign(actions: Commands) -> None:
+    parser = _add_command(
+        actions,
+        "assign",
+        "fsct.assign",
+        "give a player a device of its own",
+        "Assigns PLAYER to DEVICE, which shows it before all others when it plays. A device that "
+        "is not connected is named by its whole id.",
+    )
+    parser.add_argument("player", metavar="PLAYER", help="its number, or what it calls itself")
+    parser.add_argument("device", metavar="DEVICE", help="its id, or what only that begins with")
+
+
+def _add_unassign(actions: Commands) -> None:
+    parser = _add_command(actions, "unassign", "fsct.unassign", "take a player from its device")
+    parser.add_argument("player", metavar="PLAYER", help="its number, or what it calls itself")
+
+
+def _add_prefer(actions: Commands) -> None:
+    parser = _add_command(
+        actions,
+        "prefer",
+        "fsct.prefer",
+        "choose the player that is shown before others",
+        "Prefers PLAYER. It is remembered by what it calls itself, and preferred again when it "
+        "comes back. Without PLAYER, prints the number of the preferred one.",
+    )
+    parser.add_argument(
+        "player", nargs="?", metavar="PLAYER", help="its number, or what it calls itself"
+    )
+    parser.add_argument("--none", action="store_true", help="prefer none any more")
+
+
+def _add_play(actions: Commands) -> None:
+    parser = _add_command(
+        actions,
+        "play",
+        "fsct.play",
+        "be a player, to try the displays",
+        "Registers a player that says what the options say, and goes on playing it (without a "
+        "sound) until Ctrl-C.",
+    )
+    parser.add_argument("--title", metavar="TEXT", help="the title of the track")
+    parser.add_argument("--artist", metavar="TEXT", help="who made it")
+    parser.add_argument("--album", metavar="TEXT", help="the album")
+    parser.add_argument("--genre", metavar="TEXT", help="the genre")
+    parser.add_argument(
+        "--status",
+        choices=STATUSES,
+        default="playing",
+        metavar="STATUS",
+        help=f"{', '.join(STATUSES)} (default: playing)",
+    )
+    parser.add_argument(
+        "--duration", type=track_seconds, metavar="SECONDS", help="how long the track is"
+    )
+    parser.add_argument(
+        "--position", type=track_seconds, metavar="SECONDS", help="where it begins (default: 0)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="RATE",
+        help="seconds of the track per second (default: 1 when playing, else 0)",
+    )
+    parser.add_argument(
+        "--self-id",
+        default="buswork fsct play",
+        metavar="ID",
+        help="what the player calls itself (default: buswork fsct play)",
+    )
+    parser.add_argument(
+        "--while",
+        dest="program",
+        nargs=argparse.REMAINDER,
+        metavar="CMD",
+        help="all that follows is a command: the player is there while it runs; exit with its "
+        "status",
+    )
+
+
+def _add_display(actions: Commands) -> None:
+    parser = _add_command(
+        actions,
+        "display",
+        "fsct.display",
+        "what the simulated displays show",
+        "Draws the displays of a daemon that was started with --simulate.",
+    )
+    parser.add_argument("port", nargs="?", metavar="PORT", help="only the display at this port")
+    parser.add_argument("-w", "--watch", action="store_true", help="again whenever it changes")
+    parser.add_argument("--plug", metavar="PORT", help="plug the display of this port in")
+    parser.add_argument("--unplug", metavar="PORT", help="unplug it")

@@ -1,9 +1,7 @@
 """buswork store: the commands that are a call or two."""
 
 import argparse
-import asyncio
 import dataclasses
-import signal
 import sys
 
 from buswork.cli import program
@@ -147,17 +145,9 @@ async def _set_if(
 async def _set_while(
     client: Client, options: argparse.Namespace, out: Output, key: str, value: str
 ) -> int:
-    """The key lives as long as the command; Ctrl-C is for the command, which decides."""
-    loop = asyncio.get_running_loop()
+    """The key lives as long as the command."""
     await client.store.set(key, value, ttl=options.ttl, until_i_leave=True)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-    try:
-        process = await asyncio.create_subprocess_exec(*options.program)
-    except OSError as error:
-        raise CommandError(f"{options.program[0]}: {error.strerror}") from None
-    loop.add_signal_handler(signal.SIGTERM, process.terminate)
-    status = await process.wait()
-    return status if status >= 0 else 128 - status
+    return await program.run(options.program)
 
 
 async def delete(client: Client, options: argparse.Namespace, out: Output) -> int:

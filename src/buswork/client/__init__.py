@@ -11,6 +11,7 @@ Failures are classes of `buswork.client.errors`, all of them BusworkError.
 
 from buswork.client.connection import Client
 from buswork.client.daemon import Daemon, Facts, Held, WingState
+from buswork.client.driver import Driver, Simulator
 from buswork.client.errors import (
     AccessDenied,
     BusworkError,
@@ -27,6 +28,7 @@ from buswork.client.errors import (
 from buswork.client.signals import Signal, Signals
 from buswork.client.store import Description, Hint, Lookup, Store, Swap
 from buswork.client.watch import Change, Watch
+from buswork.fsct.wire.terms import PlayerState, Status, TextId, Texts, Timeline
 
 __all__ = [
     "AccessDenied",
@@ -37,6 +39,7 @@ __all__ = [
     "Daemon",
     "Description",
     "Disconnected",
+    "Driver",
     "Facts",
     "Held",
     "Hint",
@@ -46,12 +49,18 @@ __all__ = [
     "Lookup",
     "NoReply",
     "NotRunning",
+    "PlayerState",
     "RevisionGone",
     "Signal",
     "Signals",
+    "Simulator",
+    "Status",
     "Store",
     "Swap",
+    "TextId",
+    "Texts",
     "TimedOut",
+    "Timeline",
     "Watch",
     "WingState",
 ]

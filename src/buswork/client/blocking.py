@@ -11,15 +11,19 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
-from buswork.client import connection, daemon, store, watch
+from buswork.client import connection, daemon, driver, store, watch
 from buswork.client.daemon import Facts, Held
+from buswork.client.driver import Device, Player
 from buswork.client.errors import Disconnected, TimedOut
 from buswork.client.reader import Reader
 from buswork.client.store import Description, Hint, Lookup, Swap
 from buswork.client.watch import Change
+from buswork.fsct.wire.protocol import ProtocolVersion
+from buswork.fsct.wire.terms import PlayerState, Status, TextId, Timeline
 
-__all__ = ["Client", "Daemon", "Store", "Watch"]
+__all__ = ["Client", "Daemon", "Driver", "Store", "Watch"]
 
 T = TypeVar("T")
 
@@ -37,6 +41,7 @@ class Client:
         self._stop: asyncio.Event | None = None
         self.store = Store(self, self._client.store)
         self.daemon = Daemon(self, self._client.daemon)
+        self.driver = Driver(self, self._client.driver)
 
     # -- opening and closing -------------------------------------------------------------------
 
@@ -196,6 +201,63 @@ class Daemon:
 
     def force_release(self, path: str) -> None:
         self._client.run(self._inner.force_release(path))
+
+
+class Driver:
+    """Players, and the USB audio displays that show what they play."""
+
+    def __init__(self, client: Client, inner: driver.Driver) -> None:
+        self._client = client
+        self._inner = inner
+
+    def get_protocol_version(self) -> ProtocolVersion:
+        return self._client.run(self._inner.get_protocol_version())
+
+    def register_player(self, self_id: str) -> int:
+        """A player of this client's, until it leaves the bus."""
+        return self._client.run(self._inner.register_player(self_id))
+
+    def unregister_player(self, player_id: int) -> None:
+        self._client.run(self._inner.unregister_player(player_id))
+
+    def update_player_state(self, player_id: int, state: PlayerState) -> None:
+        self._client.run(self._inner.update_player_state(player_id, state))
+
+    def update_player_status(self, player_id: int, status: Status) -> None:
+        self._client.run(self._inner.update_player_status(player_id, status))
+
+    def update_player_timeline(self, player_id: int, timeline: Timeline | None) -> None:
+        self._client.run(self._inner.update_player_timeline(player_id, timeline))
+
+    def update_player_metadata(self, player_id: int, metadata_id: TextId, text: str | None) -> None:
+        self._client.run(self._inner.update_player_metadata(player_id, metadata_id, text))
+
+    def list_players(self) -> list[int]:
+        return self._client.run(self._inner.list_players())
+
+    def players(self) -> list[Player]:
+        return self._client.run(self._inner.players())
+
+    def assign_player_to_device(self, player_id: int, device_id: str | UUID) -> None:
+        self._client.run(self._inner.assign_player_to_device(player_id, device_id))
+
+    def unassign_player_from_device(self, player_id: int, device_id: str | UUID) -> None:
+        self._client.run(self._inner.unassign_player_from_device(player_id, device_id))
+
+    def get_player_assigned_device(self, player_id: int) -> str | None:
+        return self._client.run(self._inner.get_player_assigned_device(player_id))
+
+    def set_preferred_player(self, player_id: int | None) -> None:
+        self._client.run(self._inner.set_preferred_player(player_id))
+
+    def get_preferred_player(self) -> int | None:
+        return self._client.run(self._inner.get_preferred_player())
+
+    def list_devices(self) -> list[str]:
+        return self._client.run(self._inner.list_devices())
+
+    def devices(self) -> list[Device]:
+        return self._client.run(self._inner.devices())
 
 
 class Watch:

@@ -13,6 +13,7 @@ from buswork.bus.objects import PROPERTIES
 from buswork.bus.transport import Connection
 from buswork.bus.writer import close_all
 from buswork.client.daemon import BUS_NAME, Daemon
+from buswork.client.driver import Driver, Simulator
 from buswork.client.errors import (
     BusworkError,
     Disconnected,
@@ -62,6 +63,8 @@ class Client:
         self.timeout = timeout
         self.store = Store(self)
         self.daemon = Daemon(self)
+        self.driver = Driver(self)
+        self.simulator = Simulator(self)
         self._before_prompt = before_prompt
         self._connection: Connection | None = None
         self._tracker: NameTracker | None = None

@@ -143,7 +143,8 @@ class Reader:
             for _ in range(self.layout.max_probes):
                 word = slots[at]
                 if not word:
-                    return self._check_miss(key, outside)
+                    self._check_miss(key, outside)
+                    return None
                 if word >> 32 == tag and (block := word & BLOCK_MASK):
                     if block == ELSEWHERE:
                         raise TooLarge(f"the value of {key!r} is not in the memory: fetch it")
@@ -155,7 +156,8 @@ class Reader:
                         return found
                 at = (at + 1) & mask
             else:
-                return self._check_miss(key, outside)
+                self._check_miss(key, outside)
+                return None
         raise Again(f"the value of {key!r} kept changing while it was read")
 
     def _record(self, block: int, name: bytes, tag: int) -> tuple[bytes, int] | None:

@@ -3,7 +3,8 @@
     buswork-probe-fsct /dev/bus/usb/001/004 /sys/devices/pci0000:00/.../1-2
 
 FSCT devices have no vendor of their own; their BOS, which Linux has not always shown in sysfs,
-says what they are. So systemd/60-buswork.rules runs this for devices that may be some.
+says what they are. So systemd/60-buswork.rules runs this for devices that may be some; only those
+that have an interface as FSCT's are asked, all others are left alone.
 
 Exit status: 0 for an FSCT device, with ID_FSCT=1 on stdout, which udev makes a property; else 1,
 with the reason on stderr. It asks for one descriptor, changes nothing, and ends in any case.
@@ -19,18 +20,37 @@ import sys
 from array import array
 from collections.abc import Sequence
 
-from buswork.fsct.wire.descriptors import MAX_BOS_BYTES, BadDescriptor, parse_bos
+from buswork.fsct.wire.descriptors import MAX_BOS_BYTES, PROTOCOL, BadDescriptor, parse_bos
 from buswork.fsct.wire.requests import read_bos
 
 # For all of it; udev itself would wait for three minutes.
 SECONDS = 3
 TIMEOUT_MS = 1000
 
+# Of all configurations; a DAC with many formats has a few KiB.
+MAX_DESCRIPTOR_BYTES = 64 * 1024
+
+_INTERFACE, _INTERFACE_BYTES, _VENDOR_CLASS = 0x04, 9, 0xFF
 _NODE = re.compile(r"/dev/bus/usb/[0-9]{3}/[0-9]{3}")
 _SYSFS = re.compile(r"/sys/devices/[^\0]+")
 # struct usbdevfs_ctrltransfer: the setup, a timeout in ms, and where the data is.
 _TRANSFER = struct.Struct("@BBHHHIP")
 _USBDEVFS_CONTROL = 3 << 30 | _TRANSFER.size << 16 | ord("U") << 8
+
+
+def look(syspath: str) -> None:
+    """BadDescriptor: none of its interfaces is like FSCT's, so there is nothing to ask."""
+    with open(f"{syspath}/descriptors", "rb") as file:
+        descriptors = file.read(MAX_DESCRIPTOR_BYTES)
+    at = 0
+    while at + _INTERFACE_BYTES <= len(descriptors):
+        length, kind, *_, interface_class, _, protocol, _ = descriptors[at : at + _INTERFACE_BYTES]
+        if (kind, interface_class, protocol) == (_INTERFACE, _VENDOR_CLASS, PROTOCOL):
+            return
+        if length < 2:
+            break
+        at += length
+    raise BadDescriptor("no interface of it is like those of FSCT")
 
 
 def check(node: str, syspath: str) -> None:
@@ -75,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The kernel may let us wait for the device; then the default action of this ends us.
     signal.alarm(SECONDS)
     try:
+        look(syspath)
         check(node, syspath)
     except (OSError, BadDescriptor) as error:
         sys.stderr.write(f"{node}: {error}\n")

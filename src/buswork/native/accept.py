@@ -4,14 +4,17 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from collections.abc import Callable
 
 from buswork.log import Sparing
 
 log = logging.getLogger(__name__)
 
-# As many connections are accepted before others have their turn: about half a millisecond.
+# As many connections are accepted before others have their turn, about half a millisecond; fewer
+# where they take longer.
 TURN_CONNECTIONS = 16
+TURN_SECONDS = 0.002
 # How long we do not accept when no descriptor is left.
 PAUSE_SECONDS = 0.2
 
@@ -46,6 +49,7 @@ class Acceptor:
             self._loop.add_reader(listener.fileno(), self._accept, listener, serve)
 
     def _accept(self, listener: socket.socket, serve: Serve) -> None:
+        until = time.monotonic() + TURN_SECONDS
         for _ in range(TURN_CONNECTIONS):
             try:
                 # Not accept(), which wraps the descriptor in layers that take as long as all else.
@@ -56,6 +60,8 @@ class Acceptor:
                 self._could_not_accept(listener, serve, error)
                 return
             serve(socket.SocketType(_UNIX, _STREAM, 0, fd))
+            if time.monotonic() > until:
+                return
 
     def _could_not_accept(self, listener: socket.socket, serve: Serve, error: OSError) -> None:
         if error.errno == errno.ECONNABORTED:

@@ -18,7 +18,8 @@ from buswork.authority import Lease
 from buswork.bus.caller import Peer
 from buswork.errors import AccessDenied, LimitsExceeded
 
-# Processes that are remembered while none of their connections is open: a descriptor each.
+# Processes that are remembered while none of their connections is open: a descriptor each. Those
+# for which something is counted until they end come on top, as many as their quotas allow.
 MAX_PEERS = 256
 
 # Linux 6.5: the process that connected, even if its pid has been used again since.
@@ -77,11 +78,19 @@ class Peers:
         if known.ended(0):
             os.close(known.peer.pidfd)
             raise AccessDenied(f"process {pid} ended before it was answered")
+        self._make_room()
         self._known[credentials] = known
         self._loop.add_reader(known.peer.pidfd, self._drop, known)
-        while len(self._known) > self._most:
-            self._drop(next(iter(self._known.values())))
         return known
+
+    def _make_room(self) -> None:
+        """Forgets who has not come for longest; never one who has something of ours: it would be
+        counted no longer, though it is still there."""
+        if len(self._known) >= self._most:
+            idle = (each for each in self._known.values() if not each.leases and not each.holders)
+            oldest = next(idle, None)
+            if oldest is not None:
+                self._drop(oldest)
 
     def hold(self, known: Known) -> None:
         """Keeps the descriptor open until it is let go, whatever happens to the process."""
@@ -100,8 +109,9 @@ class Peers:
         self._loop.remove_reader(peer.pidfd)
         for lease in known.leases:
             lease.release()
-        if known.ended(0):
-            self._on_end(peer)
+        # Also of one that lives: it will be another peer when it comes again, and its descriptor's
+        # number that of another process.
+        self._on_end(peer)
         self._close_unused(known)
 
     def _close_unused(self, known: Known) -> None:

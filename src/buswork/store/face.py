@@ -278,6 +278,7 @@ class StoreFace(Face):
         what = "a reader of the shared memory"
         try:
             memory = await self._memory.open_reader()
+            facts = self._memory.facts()  # before it may move: they are of this very memory
             try:
                 await self._holdings.hold(call, path, "store", what, lease.release)
             except BaseException:
@@ -289,7 +290,6 @@ class StoreFace(Face):
         except BaseException:
             lease.release()
             raise
-        facts = self._memory.facts()
         return memory, {name: variant(FACT_TYPES[name], fact) for name, fact in facts.items()}
 
     # -- properties ----------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """The values, who may touch them, what they cost, and every change in order.
 
 Rules
-* Each change takes the next revision, enters the history, and then is told to `on_change`.
-  A listener neither raises nor writes to the store: a SetMany may be half told.
+* Each change takes the next revision, enters the history, and then is told to `on_entry` and to
+  `on_change`. A listener neither raises nor writes to the store: a SetMany may be half told. Should
+  one raise all the same, then the change is made, all others have heard of it, and whoever made it
+  gets the error.
 * Everything is checked before anything is altered; a method that raises has changed nothing.
 * Setting an equal value is no change, but it is a write: the entry is charged to this writer
   from now on, and lives as long as this write says.
@@ -13,8 +15,9 @@ Rules
 
 import heapq
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from buswork.errors import AccessDenied, BusworkError, InvalidArgs, LimitsExceeded
 from buswork.store.wire.lines import Change
@@ -48,6 +51,9 @@ MAX_TTL_MS = 100 * 366 * 24 * 3600 * 1000
 
 # What one change takes besides its key and value: measured on CPython 3.11, 64 bits.
 CHANGE_OVERHEAD_BYTES = 224
+
+# Keys that `walk` takes at a time: some 20 us.
+WALK_KEYS = 4096
 
 # Below so many deadlines, tidying the heap is not worth the look.
 SMALL_HEAP = 64
@@ -266,6 +272,7 @@ class Store:
         self.last_mark = ""
         self._clock = clock  # microseconds since 1970
         self._entries: dict[str, Entry] = {}
+        self._removed = 0  # entries that ever went
         self._bytes = 0
         self._usage: dict[int, Usage] = {}
         self._leases: dict[str, set[str]] = {}
@@ -291,6 +298,24 @@ class Store:
 
     def entries(self) -> Iterable[tuple[str, Entry]]:
         return self._entries.items()
+
+    def walk(self) -> Iterator[list[str]]:
+        """All keys, some at a time, so that others may read and write between; a list of all would
+        take 50 ms for a million. Every key that stays throughout comes, some come twice, and some
+        have gone meanwhile."""
+        seen, known = 0, (0, -1)
+        keys: Iterator[str] = iter(())
+        while True:
+            now = (self._removed, len(self._entries))
+            if now != known:
+                # The order stays the same. Each that went may have been one that was seen.
+                seen = max(0, seen - (now[0] - known[0]))
+                known, keys = now, islice(self._entries, seen, None)
+            some = list(islice(keys, WALK_KEYS))
+            if not some:
+                return
+            seen += len(some)
+            yield some
 
     def holds(self, key: str, entry: Entry) -> bool:
         """Whether this very entry is the key's."""
@@ -366,14 +391,15 @@ class Store:
         """Removes every key as one change; no change when there is none."""
         if not self._entries:
             return self.revision
+        self._removed += len(self._entries)
         self._entries.clear()
         self._usage.clear()
         self._leases.clear()
         self._deadlines.clear()
         self._bytes = 0
-        if self.on_entry is not None:
-            self.on_entry(None, None)
-        return self._record(None, None)
+        change = self._history.append(None, None)
+        self._tell(None, None, change)
+        return change.revision
 
     def mark(self, text: str) -> str:
         """Keeps the mark; writing it to the log is the caller's part."""
@@ -539,9 +565,9 @@ class Store:
             self._leases.setdefault(owner, set()).add(key)
         if expires_us is not None:
             self._deadlines.add(expires_us, key)
-        if self.on_entry is not None:
-            self.on_entry(key, entry)
-        return self._record(key, value) if revision > self.revision else revision
+        change = self._history.append(key, value) if revision > self.revision else None
+        self._tell(key, entry, change)
+        return revision
 
     def _remove(self, key: str) -> int:
         """The revision of this change, 0 when the key was not set."""
@@ -551,9 +577,10 @@ class Store:
         self._charge(old.uid, -old.charge, -1)
         if old.until_leaves is not None:
             self._end_lease(key, old.until_leaves)
-        if self.on_entry is not None:
-            self.on_entry(key, None)
-        return self._record(key, None)
+        self._removed += 1
+        change = self._history.append(key, None)
+        self._tell(key, None, change)
+        return change.revision
 
     def _charge(self, uid: int, size: int, keys: int) -> None:
         """Charges uid for so many more bytes and keys, or fewer."""
@@ -572,8 +599,19 @@ class Store:
         if not keys:
             del self._leases[owner]
 
-    def _record(self, key: str | None, value: bytes | None) -> int:
-        change = self._history.append(key, value)
-        for tell in self.on_change:
-            tell(change)
-        return change.revision
+    def _tell(self, key: str | None, entry: Entry | None, change: Change | None) -> None:
+        """When all is done; to each listener, whatever another one does."""
+        failure: Exception | None = None
+        if self.on_entry is not None:
+            try:
+                self.on_entry(key, entry)
+            except Exception as error:
+                failure = error
+        if change is not None:
+            for tell in self.on_change:
+                try:
+                    tell(change)
+                except Exception as error:
+                    failure = error
+        if failure is not None:
+            raise failure

@@ -6,13 +6,13 @@ import time
 
 from buswork.errors import BusworkError
 from buswork.host import Host, Kind
+from buswork.native.places import make_sockets
 from buswork.store.face import PATH, Hints, StoreFace
 from buswork.store.model import Limits, Store
 from buswork.store.native.keep import NAME as KEPT_PREFIX
 from buswork.store.native.keep import Keep, forget, restore
 from buswork.store.native.memory import SharedMemory
-from buswork.store.native.places import make_sockets
-from buswork.store.native.sockets import Doors
+from buswork.store.native.sockets import NAMES, Doors
 from buswork.store.native.streams import WatchStreams
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class StoreWing:
 
     def _open_doors(self) -> None:
         self.doors = Doors(self.store, self.host.authority, memory=self.memory)
-        self._files = [made for place in self.host.socket_dirs for made in make_sockets(place)]
+        places = self.host.socket_dirs
+        self._files = [made for place in places for made in make_sockets(place, NAMES)]
         passed = self.host.sockets("store")
         for listener in (*passed, *(made.listener for made in self._files)):
             try:

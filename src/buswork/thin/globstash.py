@@ -1,5 +1,8 @@
 """globstash: sets and gets values that every process of this machine shares.
 
+Text is printed as it is; whatever a C string can't be (a number, a list, text with NUL or half of
+a character) as its JSON, without blanks.
+
 Exit status: 0 done, and also for a key that is not set; 1 refused, or no daemon; 2 wrong arguments.
 """
 
@@ -27,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
             case _:
                 wire.complain(USAGE.rstrip())
                 return 2
-    except (OSError, UnicodeError) as error:
-        wire.complain(f"globstash: {error}")
+    except (OSError, ValueError) as error:
+        wire.complain(f"globstash: {wire.printable(wire.reason(error))}")
         return 1
 
 
@@ -41,9 +44,9 @@ def _set(key: str, value: str) -> int:
 
 
 def _get(key: str) -> int:
-    reply = wire.exchange(wire.place(wire.GET), key.encode())
+    reply = wire.exchange(wire.place(wire.GET), wire.get_request(key))
     text = wire.string_of(reply)
-    if text is None:
+    if text is None or not wire.is_text(text):
         return _get_other(reply)
     wire.write(text)
     return 0
@@ -60,8 +63,10 @@ def _get_other(reply: bytes) -> int:
         wire.complain(f"globstash: {wire.printable(str(reason or 'the answer makes no sense'))}")
         return 1
     value = members["value"]
-    if value is not None:
-        wire.write(value if isinstance(value, str) else wire.compact(value))
+    if isinstance(value, str) and wire.is_text(value):
+        wire.write(value)
+    elif value is not None:
+        wire.write(wire.compact_value(reply))
     return 0
 
 

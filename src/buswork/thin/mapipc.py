@@ -1,6 +1,7 @@
 """mapipc: the original's command line, with its options, outputs and exit codes, typos included.
 
-It differs in one thing: it does not wait for ever for a daemon that does not answer.
+It differs in two things: it does not wait for ever for a daemon that does not answer, and in the
+temporary directory it talks to nobody but root, the daemon's user and oneself, unless told to (-p).
 """
 
 import os
@@ -111,6 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Failure as failure:
         wire.complain(str(failure))
         return 1
+    except OSError as error:
+        wire.complain(f"{PROGRAM}: {wire.reason(error)}")
+        return 1
 
 
 def _run(options: Options) -> int:
@@ -127,6 +131,8 @@ def _run(options: Options) -> int:
         raise Failure(f"Unrecognized command arguemnt: {words[0]}. {MORE}")
     if not values.get("k"):
         raise Failure(NO_KEY)
+    if not _is_unicode(values["k"] + values.get("a", "")):
+        raise Failure(f"{PROGRAM}: The key or the value is not UTF-8.")
     if words == ["get"]:
         return _get(values)
     _exchange(values, wire.SET, wire.set_request(values["k"], values.get("a", "")))
@@ -134,7 +140,7 @@ def _run(options: Options) -> int:
 
 
 def _get(values: dict[str, str]) -> int:
-    reply = _exchange(values, wire.GET, values["k"].encode())
+    reply = _exchange(values, wire.GET, wire.get_request(values["k"]))
     text = wire.string_of(reply)
     wire.write(_unusual(reply) if text is None else text)
     return 0
@@ -157,16 +163,43 @@ def _unusual(reply: bytes) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _path(port: str | None, name: str) -> str:
+def _ask(port: str | None, name: str, request: bytes) -> bytes:
+    """Of whoever was named; else of the daemon, or of the original where it has no socket."""
     if port is not None:
-        return port if port.startswith("/") else wire.original_place(port)
+        path = port if port.startswith("/") else wire.original_place(port)
+        return wire.exchange(path, request)
     path = wire.place(name)
-    return path if os.path.exists(path) else wire.original_place(name)
+    if os.environ.get(name.upper()) or os.path.exists(path):
+        return wire.exchange(path, request)
+    # Anybody may take a name in a directory where everybody writes.
+    return wire.exchange(wire.original_place(name), request, _trusted())
+
+
+def _trusted() -> set[int]:
+    """Root, the daemon's user, and ourselves."""
+    import pwd
+
+    uids = {0, os.geteuid()}
+    try:
+        uids.add(pwd.getpwnam("buswork").pw_uid)
+    except KeyError:
+        pass
+    return uids
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _exchange(values: dict[str, str], name: str, request: bytes) -> bytes:
     try:
-        return wire.exchange(_path(values.get("p"), name), request)
+        return _ask(values.get("p"), name, request)
+    except wire.Untrusted as error:
+        raise Failure(f"error: {error}; to use it all the same, name it (-p)") from None
     except FileNotFoundError:
         reason = "Invalid name"
     except ConnectionRefusedError:
@@ -174,7 +207,7 @@ def _exchange(values: dict[str, str], name: str, request: bytes) -> bytes:
     except PermissionError:
         reason = "Access denied"
     except OSError as error:
-        reason = str(error.strerror or error)
+        reason = wire.reason(error)
     raise Failure(f"error: QLocalSocket::connectToServer: {reason}")
 
 

@@ -7,18 +7,32 @@ them are used; a reply that does not look as usual is worth the import of json.
 import os
 import sys
 from _json import encode_basestring, scanstring
-from _socket import AF_UNIX, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET, socket
+from _socket import (
+    AF_UNIX,
+    SO_PEERCRED,
+    SO_RCVTIMEO,
+    SO_SNDTIMEO,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
+from time import monotonic
 
 SET, GET = "mapipc_set", "mapipc_get"
 
 # Where systemd's units put the sockets.
 DIRECTORY = "/run/buswork"
 
-# The daemon answers within a millisecond, or as soon as polkit does, which has 20 s.
+# Of a whole exchange. The daemon answers within a millisecond, or as soon as polkit does, which
+# has 20 s.
 SECONDS = 30
 CHUNK_BYTES = 256 * 1024
 
 _BEGIN, _END = '{\n    "value": "', "\n}\n"
+
+
+class Untrusted(Exception):
+    """The socket is a stranger's."""
 
 
 def place(name: str) -> str:
@@ -31,25 +45,71 @@ def original_place(name: str) -> str:
     return f"{os.environ.get('TMPDIR') or '/tmp'}/{name}"
 
 
-def exchange(path: str, request: bytes) -> bytes:
-    """The answer to a request; OSError when nobody gives one."""
-    sock = socket(AF_UNIX, SOCK_STREAM)  # closed with the process
-    patience = SECONDS.to_bytes(8, sys.byteorder) + bytes(8)  # a struct timeval
-    sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, patience)
-    sock.setsockopt(SOL_SOCKET, SO_SNDTIMEO, patience)
-    sock.connect(path)
-    sock.sendall(request)
+def exchange(path: str, request: bytes, trusted: set[int] | None = None) -> bytes:
+    """The answer to a request; OSError when nobody gives one.
+
+    Where it matters who listens, nobody but one of these uids gets the request.
+    """
+    sock = socket(AF_UNIX, SOCK_STREAM)
+    until = monotonic() + SECONDS
+    try:
+        _set_patience(sock, SO_SNDTIMEO, SECONDS)
+        sock.connect(path)
+        if trusted is not None and (uid := _uid_of(sock)) not in trusted:
+            raise Untrusted(f"{path} is served by uid {uid}")
+        return _answer(sock, request, until)
+    except BlockingIOError:
+        raise TimeoutError("the daemon did not answer in time") from None
+    finally:
+        sock.close()
+
+
+def _answer(sock: socket, request: bytes, until: float) -> bytes:
+    cut: ConnectionError | None = None
+    try:
+        sock.sendall(request)
+    except (BrokenPipeError, ConnectionResetError) as error:
+        cut = error  # it has seen enough, and may have said so
     # Our side stays open: the original daemon answers nobody who has closed it.
     pieces = []
-    while piece := sock.recv(CHUNK_BYTES):
-        pieces.append(piece)
+    try:
+        while piece := _receive(sock, until):
+            pieces.append(piece)
+    except ConnectionResetError as error:
+        cut = error  # it did not read all of the request
+    if cut is not None and not pieces:
+        raise cut
     return b"".join(pieces)
+
+
+def _receive(sock: socket, until: float) -> bytes:
+    _set_patience(sock, SO_RCVTIMEO, max(until - monotonic(), 0.001))
+    return sock.recv(CHUNK_BYTES)
+
+
+def _set_patience(sock: socket, option: int, seconds: float) -> None:
+    whole = int(seconds)
+    rest = int((seconds - whole) * 1_000_000)
+    timeval = whole.to_bytes(8, sys.byteorder) + rest.to_bytes(8, sys.byteorder)
+    sock.setsockopt(SOL_SOCKET, option, timeval)
+
+
+def _uid_of(sock: socket) -> int:
+    """Who made the socket listen: of the name, anybody may be the owner by now."""
+    credentials = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)  # pid, uid, gid
+    return int.from_bytes(credentials[4:8], sys.byteorder)
+
+
+def get_request(key: str) -> bytes:
+    """Bytes of the command line that are no UTF-8 stay what they are: the daemon answers them."""
+    return key.encode(errors="surrogateescape")
 
 
 def set_request(key: str, value: str) -> bytes:
     """As the original writes it; an empty value clears the key."""
     text = encode_basestring(value) if value else "null"
-    return f'{{\n    "key": {encode_basestring(key)},\n    "value": {text}\n}}\n'.encode()
+    request = f'{{\n    "key": {encode_basestring(key)},\n    "value": {text}\n}}\n'
+    return request.encode(errors="surrogateescape")
 
 
 def string_of(reply: bytes) -> str | None:
@@ -74,10 +134,28 @@ def members_of(reply: bytes) -> object:
         raise ValueError("nested too deeply") from None
 
 
-def compact(value: object) -> str:
-    import json
+def is_text(value: str) -> bool:
+    """Whether a C string of UTF-8 can be it: no NUL, no half of a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+def compact_value(reply: bytes) -> str:
+    """The JSON text of the value in a good answer, as it is there but for blanks."""
+    import json
+    import re
+
+    text = "".join(re.findall(r'"(?:[^"\\]|\\.)*"|[^"\s]+', reply.decode(), re.DOTALL))
+    skip, value, at = json.JSONDecoder(strict=False).raw_decode, "", 0
+    while text[at] != "}":  # at a member's comma, or the opening brace
+        name, start = scanstring(text, at + 2, False)
+        _, at = skip(text, start + 1)
+        if name == "value":
+            value = text[start + 1 : at]
+    return value
 
 
 def printable(text: str) -> str:
@@ -91,7 +169,15 @@ def write(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    _write(2, text + "\n")
+    try:
+        _write(2, text + "\n")
+    except OSError:
+        pass  # nobody is there to be told; the exit status says it too
+
+
+def reason(error: Exception) -> str:
+    """An error in words, without its number."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _write(fd: int, text: str) -> None:

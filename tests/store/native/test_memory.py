@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 
 from buswork.client.reader import Closed, Reader, Reopen, TooLarge
 from buswork.store.model import Limits, Store
-from buswork.store.native import memory as module
-from buswork.store.native.memory import CHUNK, ORDERS, Generation, Heap, SharedMemory
+from buswork.store.native.generation import SEALS, Generation, Lost
+from buswork.store.native.heap import CHUNK, ORDERS, SPARES, Heap
+from buswork.store.native.memory import SharedMemory
 from buswork.store.wire.memory import ELSEWHERE, FREED, MAX_PROBES, MIN_SIZE, tag_of
 from buswork.store.wire.values import EMPTY, Json
 
@@ -175,8 +177,9 @@ async def test_private_keys_never_enter(store: Store, rig: Callable[..., Rig]) -
     store.set(7, "~7/after", b"secret after")
     store.set(7, "~7", b"not private")
     store.delete(7, "~7/before")
-    assert made.reader.get("~7/before") is None
-    assert made.reader.get("~7/after") is None
+    for key in ("~7/before", "~7/after"):
+        with pytest.raises(TooLarge, match="private"):
+            made.reader.get(key)
     assert made.reader.get("~7") == b"not private"
     assert made.reader.sequence == store.revision
     assert b"secret" not in made.reader._memory[:]
@@ -327,9 +330,13 @@ async def test_keys_that_chose_one_slot_hurt_nobody_for_long(
     assert made.reader.get("missing") is None
 
 
-async def test_growing_never_holds_the_loop(store: Store, rig: Callable[..., Rig]) -> None:
+async def test_building_and_growing_never_hold_the_loop(
+    store: Store, rig: Callable[..., Rig]
+) -> None:
     """Processor time, because a busy machine takes time away from anybody."""
-    made = await rig().open()
+    for n in range(200_000):
+        store.set(0, f"k{n}", b"%016d" % n)
+    made = rig()
     work, longest = made.memory._work_on, 0.0
 
     def timed() -> None:
@@ -339,13 +346,159 @@ async def test_growing_never_holds_the_loop(store: Store, rig: Callable[..., Rig
         longest = max(longest, time.thread_time() - start)
 
     made.memory._work_on = timed  # type: ignore[method-assign]
-    for n in range(100_000):
-        store.set(0, f"k{n}", b"%016d" % n)
+    await made.open()
+    built = longest
+    assert built < 0.010
+    for n in range(200_000, 300_000):
+        store.set(0, f"k{n}", b"%0100d" % n)
         if n % 20 == 0:
             await asyncio.sleep(0)
     await made.settle()
-    assert int(made.memory.facts()["generation"]) >= 4
+    assert int(made.memory.facts()["generation"]) >= 2
     assert longest < 0.010
+    memory = made.memory
+    start = time.thread_time()
+    memory._clear(memory._generation)  # type: ignore[arg-type]
+    assert time.thread_time() - start < 0.020
+
+
+async def crowd_slot_of(made: Rig, key: str) -> list[str]:
+    """Keys whose search begins where this one's does: as many as a search looks at, and more."""
+    shift = made.reader.layout.shift
+    slot = tag_of(key.encode()) >> shift
+    return [other for n in range(400_000) if tag_of((other := f"k{n}").encode()) >> shift == slot]
+
+
+@pytest.mark.parametrize("then", ["delete", "set"])
+async def test_a_key_without_a_slot_takes_nobodys(
+    store: Store, rig: Callable[..., Rig], then: str
+) -> None:
+    """Two keys with the same tag, both elsewhere: their words are the same."""
+    made = await rig(**SMALL).open()
+    first, second = "plumless", "buckeroo"
+    assert tag_of(first.encode()) == tag_of(second.encode())
+    store.set(0, first, b"x" * 5000)
+    for key in (await crowd_slot_of(made, first))[: MAX_PROBES - 1]:
+        store.set(0, key, b"v")
+    store.set(0, second, b"x" * 5000)
+    assert made.memory._slotless == {second}
+    if then == "set":
+        store.set(0, second, b"short")
+    store.delete(0, second)
+    with pytest.raises(TooLarge):
+        made.reader.get(first)
+    assert made.reader.get("missing") is None
+
+
+def test_words_that_were_lost_are_found_once_for_each() -> None:
+    lost = Lost()
+    for word in (5, 5, 7):
+        lost.add(word)
+    assert (len(lost), 5 in lost, 6 in lost) == (3, True, False)
+    assert [lost.take(5), lost.take(5), lost.take(5), lost.take(7)] == [True, True, False, True]
+    assert (len(lost), 7 in lost) == (0, False)
+
+
+@pytest.mark.parametrize("then", ["delete", "set", "retake"])
+async def test_a_key_that_lost_its_slot_in_growing(
+    store: Store, rig: Callable[..., Rig], then: str
+) -> None:
+    made = await rig(**SMALL).open()
+    first, second = "plumless", "buckeroo"
+    for key in (first, second):
+        store.set(0, key, b"x" * 5000)
+    memory = made.memory
+    generation = memory._generation
+    assert generation is not None
+    word = tag_of(first.encode()) << 32 | ELSEWHERE
+    generation.remove(word >> 32, word)  # there were no slots for both
+    generation.lost.add(word)
+    memory._count_outside(generation)
+    assert made.check(elsewhere=True) == 2
+    if then == "retake":
+        memory._begin(memory._retake())
+        await made.settle()
+        assert made.check(elsewhere=True) == 2
+    else:
+        if then == "set":
+            store.set(0, second, b"short")
+            assert made.reader.get(second) == b"short"
+        store.delete(0, second)
+        with pytest.raises(TooLarge):
+            made.reader.get(first)
+    assert made.reader.get("missing") is None
+    assert len(generation.lost) == 0
+
+
+async def test_a_defect_while_it_is_built_keeps_nobody_waiting(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in range(100):
+        store.set(0, f"k{n}", b"v")
+    memory = SharedMemory(store, EPOCH)
+    for broken in ("_measure", "_put_present"):
+        with monkeypatch.context() as patched:
+            patched.setattr(memory, broken, None)
+            async with asyncio.timeout(5):
+                with pytest.raises(OSError, match="no shared memory"):
+                    await memory.open_reader()
+        assert "given up" in caplog.text
+        assert store.on_change == []
+    with Reader(await memory.open_reader()) as reader:
+        assert reader.get("k99") == b"v"
+        assert reader.layout.generation == memory.facts()["generation"] == 3
+    memory.close()
+
+
+async def test_without_a_thread_it_is_closed_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    fds = len(os.listdir("/proc/self/fd"))
+    memory = SharedMemory(store, EPOCH)
+    os.close(await memory.open_reader())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    memory.close()
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+async def test_a_memory_that_could_not_grow_tries_again(
+    store: Store, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await rig(smallest=MIN_SIZE, largest=2 * MIN_SIZE).open()
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, "too many")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "memfd_create", refuse)
+        for n in range(900):
+            store.set(0, f"k{n}", b"v")
+            if n % 10 == 0:
+                await asyncio.sleep(0)
+        await made.settle()
+    assert made.check(elsewhere=True) > 0
+    made.memory._may_grow_at = 0.0  # ten seconds later
+    store.set(0, "k0", b"w")
+    await made.settle()
+    assert made.memory.facts()["generation"] == 2
+    made.check()
+
+
+async def test_when_others_go_those_who_found_no_room_come_in(
+    store: Store, rig: Callable[..., Rig]
+) -> None:
+    made = await rig(**SMALL).open()
+    for n in range(900):
+        store.set(0, f"k{n}", b"v")
+    missed = made.check(elsewhere=True)
+    assert missed > 100
+    for n in range(500):
+        store.delete(0, f"k{n}")
+    await made.settle()
+    made.check()
 
 
 def status_of(child: int) -> int:
@@ -411,7 +564,7 @@ async def test_a_reader_is_open_for_reading_alone(store: Store, rig: Callable[..
     assert not os.get_inheritable(fd)
     assert os.fstat(fd).st_mode & 0o777 == 0o400
     seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    assert seals & module.SEALS == module.SEALS
+    assert seals & SEALS == SEALS
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.posix_fallocate(fd, 0, 4096)  # would make pages that count as the writer's
     os.close(fd)
@@ -457,7 +610,7 @@ async def test_without_proc(
         raise FileNotFoundError(errno.ENOENT, "no /proc", path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module.os, "open", refuse)
+        patched.setattr(os, "open", refuse)
         fd = await made.memory.open_reader()
     with pytest.raises(PermissionError):
         os.write(fd, b"x")
@@ -613,7 +766,7 @@ def test_a_place_rests_before_it_is_used_again() -> None:
 
     places = asyncio.run(play())
     for at, place in enumerate(places):
-        assert place not in places[at + 1 : at + 1 + module.SPARES]
+        assert place not in places[at + 1 : at + 1 + SPARES]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=300))

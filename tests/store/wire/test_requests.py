@@ -1,4 +1,7 @@
+import contextlib
 import json
+import re
+import time
 
 import pytest
 from hypothesis import given
@@ -346,3 +349,79 @@ def test_no_bytes_do_worse_than_malformed(pieces):
         parse_get(b"".join(pieces), 1024)
     except Malformed:
         pass
+
+
+def seconds(function):
+    """Processor time, because a busy machine takes time away from anybody."""
+    start = time.thread_time()
+    with contextlib.suppress(Malformed):
+        function()
+    return time.thread_time() - start
+
+
+@given(st.text('a\\"/\\\\n"q\n', max_size=12))
+def test_vain_backslashes_go_and_no_others(text):
+    escapes = re.compile(r'\\(?:["\\/bfnrtu]|(.))', re.DOTALL)
+    assert requests._mended(text) == escapes.sub(lambda match: match[1] or match[0], text)
+
+
+def test_vain_backslashes_are_only_for_what_the_original_takes():
+    value = "\\q" * 100_000
+    assert stored(f'"{value}"') == b"q" * 100_000
+    with pytest.raises(Malformed, match="escape"):
+        stored(f'"{value}{value}"')
+
+
+@pytest.mark.parametrize("escape", ["\\q", "\\n", "\\u0001"])
+def test_what_says_too_much_is_refused_before_it_is_parsed(escape, monkeypatch):
+    most = MEGA + 1024
+    request = b'{"key":"k","value":"%b"}' % (escape.encode() * (MEGA + 2048))
+    monkeypatch.setattr(requests, "_parse_json", None)
+    with pytest.raises(Malformed, match="at the most"):
+        parse_set(request, most)
+    monkeypatch.undo()
+    request = b'{"key":"k","value":"%b"}' % (b"\\u0001" * MEGA)
+    assert parse_set(request, most).value == b"\x01" * MEGA
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'"%b\\q"' % (b"\\n" * 3_000_000),
+        b'"%b"' % (b"\\q" * 3_000_000),
+        b"[%b]" % (b"[]," * 65_000),
+    ],
+    ids=["many good escapes", "many bad ones", "brackets"],
+)
+def test_no_request_takes_long(value):
+    request = b'{"key":"k","value":%b}' % value
+    assert seconds(lambda: parse_set(request, 2 * MEGA)) < 0.1
+    pieces = [request[at : at + 65536] for at in range(0, len(request), 65536)]
+    assert seconds(lambda: assemble(pieces)) / len(pieces) < 0.005
+
+
+def test_blanks_before_a_request_are_few_and_looked_at_once():
+    assert assemble([b" " * 2000, b"\n" * 2000, b"{}"]).complete
+    with pytest.raises(Malformed, match="object"):
+        assemble([b" " * 2000] * 3)
+    with pytest.raises(Malformed, match="object"):
+        assemble([b" " * 5000 + b"{}"])
+    assert seconds(lambda: assemble([b" "] * 4096 + [b"{}"])) < 0.1
+
+
+def test_a_list_that_is_asked_for_often_is_indented_once():
+    value = stored("[" + "1," * 2000 + "1]")
+    reply = value_reply(value)
+    assert reply.count(b"\n        1") == 2001
+    assert seconds(lambda: [value_reply(value) for _ in range(1000)]) < 0.05
+
+
+def test_a_long_list_is_sent_as_it_is_kept():
+    value = stored("[" + "1," * 30_000 + "1]")
+    assert value_reply(value) == b'{\n    "value": %b\n}\n' % value
+    assert seconds(lambda: value_reply(value)) < 0.005
+
+
+def test_many_escaped_quotes_are_no_parts():
+    request = b'{"key":"k","value":"%b"}' % (b'\\"' * 300_000)
+    assert assemble([request[at : at + 65536] for at in range(0, len(request), 65536)]).complete

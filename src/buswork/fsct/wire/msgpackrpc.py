@@ -92,6 +92,8 @@ def _tables() -> tuple[list[int], list[int], dict[int, tuple[int, int, int]]]:
 
 _SIZES, _CHILDREN, _LOOKS = _tables()
 _EXTENSIONS: Final = (0xC7, 0xC8, 0xC9)
+# An array of more than nothing; what is worth a look. Anything else may be lone bytes.
+_BEGINNINGS: Final = range(0x91, 0xA0)
 # Values of one byte in a row: nothing that begins a message.
 _LONE_BYTES = re.compile(rb"[\x00-\x80\x90\xa0\xc0-\xc3\xe0-\xff]*+")
 
@@ -146,7 +148,7 @@ class Decoder:
         """Goes on to the end of the message, or of what is there of it."""
         buffer, at, pending = self._buffer, self._at, self._pending
         end = len(buffer)
-        if at == self._start:
+        if at == self._start and at < end and buffer[at] not in _BEGINNINGS:
             at = self._skip_lone_bytes()
         while pending and at < end:
             first = buffer[at]

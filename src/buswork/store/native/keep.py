@@ -5,7 +5,14 @@ finds it among its descriptors and puts the values back. What should not outlive
 all of it after SIGTERM and always what goes with a client, is taken out.
 
 When more than half of the log is past, a new one is written, a slice at a time: changes go to
-both until the new one is whole, and only then the old one is given up.
+both until the new one is whole, and only then the old one is given up. A slice is twice what was
+appended since the last one, so that both together have a bound. With `live` for what the present
+values take as records, and `turn` for what others write in one turn of the loop:
+
+    the old log before           2 live + SMALL_LOG
+    copied into the new one      live
+    appended to both meanwhile   live / 2 + turn, twice
+    together, at most            4 live + SMALL_LOG + 2 turn
 """
 
 import asyncio
@@ -17,7 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from buswork import systemd
-from buswork.store.model import Entry, Store
+from buswork.store.model import Entry, Store, is_private
 from buswork.store.wire.kept import (
     MAGIC,
     RECORD_BYTES,
@@ -36,8 +43,14 @@ log = logging.getLogger(__name__)
 NAME = "store-log-"
 # Below this size a log is not worth rewriting.
 SMALL_LOG = 1024 * 1024
-# What is copied between two looks of the loop at everything else: under a millisecond.
+# What is copied between two looks of the loop at everything else, a millisecond or two; more only
+# where those others have just written half as much.
 SLICE_BYTES = 256 * 1024
+SLICE_RECORDS = 256
+COPIED_FOR_APPENDED = 2
+# A log that can't be rewritten is given up where it is so many times as long as the values of a
+# full store: an eighth more than a full one's log has when it is to be rewritten.
+LONGEST = 2.25
 
 
 class _Log:
@@ -47,9 +60,12 @@ class _Log:
         self.name = name
         self.size = 0
         self._fd = os.memfd_create(f"buswork {name}", os.MFD_CLOEXEC)
-        self.append(MAGIC)
-        if not systemd.store_descriptor(name, self._fd):
-            log.warning("the service manager takes no descriptor; nothing would survive a crash")
+        try:
+            self.append(MAGIC)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.is_held = systemd.store_descriptor(name, self._fd)
 
     def append(self, data: bytes) -> None:
         written = 0
@@ -60,7 +76,10 @@ class _Log:
     def give_up(self) -> None:
         """Takes it back from the manager; doing so twice does no harm."""
         if self._fd >= 0:
-            systemd.remove_descriptor(self.name)
+            if self.is_held:
+                systemd.remove_descriptor(self.name)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)  # whether or not the manager has heard us
             os.close(self._fd)
             self._fd = -1
 
@@ -71,8 +90,12 @@ class Keep:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._log = self._new_log()
+        if not self._log.is_held:
+            log.warning("the service manager takes no descriptor; nothing would survive a crash")
         self._next: _Log | None = None
         self._copying: asyncio.Task[None] | None = None
+        self._appended = 0  # since the last slice
+        self._put_off_until = 0  # so long the log must be before the next try
         for key, entry in store.entries():
             self._log.append(_record_of(key, entry))
         self._log.append(encode_record(Record(Operation.WHOLE)))
@@ -101,37 +124,69 @@ class Keep:
             self._log.append(data)
             if self._next is not None:
                 self._next.append(data)
+                self._appended += len(data)
         except OSError as error:
-            log.critical("the store is not kept over a crash any more: %s", error)
-            self.close()
+            self._end(error)
             return
         live = self._store.total_bytes + self._store.count * RECORD_BYTES
-        if self._next is None and self._log.size > 2 * live + SMALL_LOG:
-            self._next = self._new_log()
-            self._copying = asyncio.get_running_loop().create_task(self._copy(self._next))
+        limit = max(2 * live + SMALL_LOG, self._put_off_until)
+        if self._next is None and self._log.size > limit:
+            self._rewrite()
+
+    def _end(self, reason: object) -> None:
+        log.critical("the store is not kept over a crash any more: %s", reason)
+        self.close()
+
+    def _rewrite(self) -> None:
+        """Begins; whoever is writing to the store hears nothing of what fails here."""
+        try:
+            new = self._new_log()
+        except OSError as error:
+            self._put_off(error)
+            return
+        if self._log.is_held and not new.is_held:
+            new.give_up()
+            self._put_off("the service manager did not take it")
+            return
+        self._next, self._appended = new, 0
+        self._copying = asyncio.get_running_loop().create_task(self._copy(new))
+
+    def _put_off(self, reason: object) -> None:
+        log.error("the log of the store could not be rewritten: %s", reason)
+        self._put_off_until = self._log.size + SMALL_LOG
+        if self._log.size > LONGEST * self._store.limits.total_bytes + SMALL_LOG:
+            self._end("its log grew too long")
 
     async def _copy(self, new: _Log) -> None:
         try:
             await self._fill(new)
         except OSError as error:
-            log.error("the log of the store could not be rewritten: %s", error)
             new.give_up()
             self._next = self._copying = None
+            self._put_off(error)
 
     async def _fill(self, new: _Log) -> None:
         """Fills the new log; what changes meanwhile is in it already, and newer."""
-        size = 0
-        for key, entry in list(self._store.entries()):
-            if self._store.holds(key, entry):
+        # Not list(entries): so many tuples would set off the garbage collector, which takes twenty
+        # times as long; and the entries would keep values that nobody has any more.
+        keys, revision = [key for key, _ in self._store.entries()], self._store.revision
+        size = records = 0
+        for key in keys:
+            entry = _entry_of(self._store, key)
+            if entry is not None and entry.revision <= revision:
                 data = _record_of(key, entry)
                 new.append(data)
                 size += len(data)
-            if size > SLICE_BYTES:
-                size = 0
+            records += 1
+            if size < COPIED_FOR_APPENDED * self._appended:
+                continue
+            if size > SLICE_BYTES or records > SLICE_RECORDS:
+                size = records = self._appended = 0
                 await asyncio.sleep(0)
         new.append(encode_record(Record(Operation.WHOLE)))
         self._log.give_up()
         self._log, self._next, self._copying = new, None, None
+        self._put_off_until = 0
 
 
 def restore(store: Store, descriptors: Mapping[str, Sequence[int]]) -> int:
@@ -173,6 +228,12 @@ def _final_records(kept: mmap.mmap) -> dict[str, Record]:
         elif record.operation == Operation.CLEAR:
             records.clear()
     return records
+
+
+def _entry_of(store: Store, key: str) -> Entry | None:
+    """A private key is shown to its owner alone."""
+    owner = int(key[1 : key.index("/")]) if is_private(key) else 0
+    return store.describe(owner, key)
 
 
 def _record_of(key: str | None, entry: Entry | None) -> bytes:

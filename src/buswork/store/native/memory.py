@@ -12,41 +12,29 @@ Rules
 
 import asyncio
 import errno
-import fcntl
 import logging
-import mmap
-import os
-import platform
-import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import suppress
-from zlib import adler32, crc32
+from zlib import crc32
 
 from buswork.store.model import Store, is_private
+from buswork.store.native.generation import COUNT, OUTSIDE, SEQUENCE, STATE, Generation
+from buswork.store.native.heap import SPARES, Heap, block_of, order_of, place_at
 from buswork.store.wire.lines import Change
 from buswork.store.wire.memory import (
     BLOCK_BYTES,
     CLOSED,
-    COUNT_AT,
     ELSEWHERE,
     FREED,
-    LIVE,
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
     MIN_SIZE,
-    OUTSIDE_AT,
     RECORD_BYTES,
     RETIRED,
-    SEQUENCE_AT,
-    STATE_AT,
+    STRONGLY_ORDERED,
     VERSION,
-    encode_header,
-    layout_for,
-    pack_body,
-    stored,
+    encode_record,
 )
 
 log = logging.getLogger(__name__)
@@ -54,15 +42,19 @@ log = logging.getLogger(__name__)
 # The first generation has room for some ten thousand short values, and takes pages as they fill.
 SMALLEST = 1024 * 1024
 # Each generation is twice the one before, so that all that readers may still hold add up to less
-# than twice this: 128 MiB of the unit's 512. It has room for 700,000 short values.
+# than twice this: 128 MiB (systemd/buswork.service counts them). It has room for 700,000 short
+# values.
 LARGEST = 64 * 1024 * 1024
 
-# Growing begins with a quarter of the heap free, or the table half full, so that it ends
-# before the rest is used.
-HEAP_FULL = 0.75
+# Growing begins with a quarter of the heap free, or the table half full.
 TABLE_FULL = 0.5
-# The part of a new memory that present entries may take: less than HEAP_FULL of its heap.
+# The part of a new memory that present entries may take: less than its heap may be full.
 FIRST_FILL = 0.5
+# How long a memory that could not grow is as large as it may be: what was missing, a descriptor
+# for instance, may be there again.
+RETRY_SECONDS = 10.0
+# When this part of the heap has come free since, those who found none are looked for.
+RETAKEN_PART = 16
 
 # Work at the side: at most half of the loop's time, in slices that nobody feels.
 SLICE_SECONDS = 0.002
@@ -71,194 +63,11 @@ COPY_BYTES = 256 * 1024  # a step of a slice: some 0.1 ms each
 COPY_SLOTS = 2048
 COPY_ENTRIES = 32
 
-# As many writes of records of one size pass before blocks are written again.
-SPARES = 8
-# Blocks that rest; more go back to where larger records may have them.
-MOST_SPARES = 64
-# Records take 1, 2, 4 .. blocks; the longest key with the longest value takes 128.
-ORDERS = 8
-CHUNK = 1 << (ORDERS - 1)
-
 # Dictionaries that share the keys: of a million, each grows at 16,000 in half a millisecond.
 SHARDS = 64
 SHARD_SHIFT = 26
 
-# Processors that make stores visible in order, and loads too: nothing to do for the writer.
-STRONGLY_ORDERED = platform.machine() in ("x86_64", "i686", "i386", "s390x")
-
-# Not in Python 3.11's fcntl and os.
-F_SEAL_FUTURE_WRITE = 0x10
-MFD_NOEXEC_SEAL = 0x08
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
-
-_STATE = STATE_AT // 8
-_OUTSIDE = OUTSIDE_AT // 8
-_SEQUENCE = SEQUENCE_AT // 8
-_COUNT = COUNT_AT // 8
-_LOCK = struct.Struct("hhqqi4x")  # struct flock
-_NOWHERE = ELSEWHERE << 3  # where a key is that has no record here
-
-
-class Generation:
-    """One sealed memory, and the views through which the writer stores into it."""
-
-    def __init__(self, size: int, epoch: bytes, number: int) -> None:
-        self.layout = layout = layout_for(size, epoch, number)
-        self.number = number
-        self._fd = _memfd()
-        try:
-            os.ftruncate(self._fd, size)
-            # Seals hold for mappings to come; this one is the only one that can write.
-            self.memory = mmap.mmap(self._fd, size)
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
-            # Not even for reading, lest others take locks in our name; who is given a descriptor
-            # has it open already.
-            os.fchmod(self._fd, 0o400)
-            _hold(self._fd)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self.words = memoryview(self.memory).cast("Q")
-        table = layout.table_offset // 8
-        self.slots = self.words[table : table + layout.slots]
-        self.blocks = layout.blocks
-        self.shift = layout.shift
-        self._mask = layout.slots - 1
-        header = encode_header(layout)
-        self.memory[: len(header)] = header
-        self.words[_STATE] = LIVE
-
-    def descriptor(self) -> int:
-        """A new descriptor for a reader: one that was never open for writing, where possible."""
-        try:
-            return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            # Without /proc. The seals refuse every write through this one too.
-            log.info("no read-only descriptor to be had; the sealed one is handed out itself")
-            return fcntl.fcntl(self._fd, fcntl.F_DUPFD_CLOEXEC, 3)
-
-    def insert(self, tag: int, word: int) -> int:
-        """The slot where the word went, -1 when all that a reader would search are taken."""
-        slots, mask = self.slots, self._mask
-        at = tag >> self.shift
-        for _ in range(self.layout.max_probes):
-            if slots[at] in (0, FREED):
-                slots[at] = word
-                return at
-            at = (at + 1) & mask
-        return -1
-
-    def replace(self, tag: int, was: int, word: int) -> int:
-        """The slot where one word was and the other is now, -1 when it had none."""
-        at = self._find(tag, was)
-        if at >= 0:
-            self.slots[at] = word
-        return at
-
-    def remove(self, tag: int, was: int) -> int:
-        """The slot where the word was, -1 when it had none."""
-        at = self._find(tag, was)
-        if at < 0:
-            return at
-        slots, mask, here = self.slots, self._mask, at
-        if slots[(at + 1) & mask]:
-            slots[at] = FREED
-            return at
-        # The end of a chain: nobody's search goes on from here, nor from freed slots before.
-        slots[at] = 0
-        for _ in range(self.layout.max_probes):
-            here = (here - 1) & mask
-            if slots[here] != FREED:
-                break
-            slots[here] = 0
-        return at
-
-    def _find(self, tag: int, word: int) -> int:
-        slots, mask = self.slots, self._mask
-        at = tag >> self.shift
-        for _ in range(self.layout.max_probes):
-            found = slots[at]
-            if found == word:
-                return at
-            if not found:
-                break
-            at = (at + 1) & mask
-        return -1
-
-    def empty(self) -> None:
-        layout = self.layout
-        zeros = bytes(COPY_BYTES)
-        for at in range(layout.table_offset, layout.heap_offset, COPY_BYTES):
-            end = min(layout.heap_offset, at + COPY_BYTES)
-            self.memory[at:end] = zeros[: end - at]
-
-    def close(self) -> None:
-        """Lets go of it; the readers that have it keep it."""
-        self.slots.release()
-        self.words.release()
-        self.memory.close()
-        # Where no reader has it, this gives back every page: 10 ms for 64 MiB.
-        threading.Thread(target=os.close, args=[self._fd], name="release").start()
-
-
-class Heap:
-    """Which blocks are free. A place is a block and an order in one number: block << 3 | order."""
-
-    def __init__(self, blocks: int) -> None:
-        self.spares: tuple[deque[int], ...] = tuple(deque() for _ in range(ORDERS))
-        self._free: tuple[set[int], ...] = tuple(set() for _ in range(ORDERS))
-        # The first chunk has the two numbers that mean something else; its pages are never used.
-        self.used = CHUNK
-        self.blocks = blocks
-
-    @property
-    def is_filling(self) -> bool:
-        return self.used > self.blocks * HEAP_FULL
-
-    def take(self, order: int, resting: int = 0) -> int:
-        """A place for a record of this order, so that as many of each go on resting; 0 when
-        there is none."""
-        place = self._carve(order)
-        if not place and len(self.spares[order]) > resting:
-            place = self.spares[order].popleft()
-        if not place:
-            for spares in self.spares:
-                while len(spares) > resting:
-                    self.release(spares.popleft())
-            place = self._carve(order)
-        return place
-
-    def rest(self, place: int) -> None:
-        """This record is no longer the one to read."""
-        spares = self.spares[place & 7]
-        spares.append(place)
-        if len(spares) > MOST_SPARES:
-            self.release(spares.popleft())
-
-    def release(self, place: int) -> None:
-        """Joins neighbours that are both free: the buddy system."""
-        block, order = place >> 3, place & 7
-        while order < ORDERS - 1 and block ^ (1 << order) in self._free[order]:
-            self._free[order].remove(block ^ (1 << order))
-            block &= ~(1 << order)
-            order += 1
-        self._free[order].add(block)
-
-    def _carve(self, order: int) -> int:
-        larger = order
-        while larger < ORDERS and not self._free[larger]:
-            larger += 1
-        if larger < ORDERS:
-            block = self._free[larger].pop()
-        elif self.used + CHUNK <= self.blocks:
-            block, larger = self.used, ORDERS - 1
-            self.used += CHUNK
-        else:
-            return 0
-        while larger > order:
-            larger -= 1
-            self._free[larger].add(block + (1 << larger))
-        return block << 3 | order
+_NOWHERE = place_at(ELSEWHERE, 0)  # where a key is that has no record here
 
 
 class SharedMemory:
@@ -278,6 +87,7 @@ class SharedMemory:
         self._epoch = epoch
         self._smallest = smallest
         self._largest = largest
+        self._number = 0  # of the last generation that was made
         self._generation: Generation | None = None
         self._next: Generation | None = None
         self._walked = 0  # the slots below are in the next generation too
@@ -286,12 +96,13 @@ class SharedMemory:
         self._places: tuple[dict[str, int], ...] = tuple({} for _ in range(SHARDS))
         self._count = 0
         self._heap = Heap(0)
-        # Keys that found no room; they get another chance when there is more.
-        self._displaced: set[str] = set()
-        # Those of them that have no slot, and words that found none in a new generation: whose
-        # they are is not known, so they count for as long as it is the present one.
+        # Keys that have no slot. Where a new generation had none for a word, whose it is is not
+        # known, and it is among those that are lost there.
         self._slotless: set[str] = set()
-        self._lost = self._lost_next = 0
+        # Whether the heap had no room for some key, and how many blocks have come free since.
+        self._is_short = False
+        self._freed = 0
+        self._may_grow_at = 0.0
         self._work: Iterator[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._built: asyncio.Future[None] | None = None
@@ -340,16 +151,25 @@ class SharedMemory:
 
     def close(self) -> None:
         """Tells readers that the values are gone, and lets go of all."""
+        self._let_go(CLOSED)
+
+    def _give_up(self) -> None:
+        """The next reader makes it anew."""
+        self._let_go(RETIRED)
+        self._built = None
+
+    def _let_go(self, state: int) -> None:
         self._give_up_next()
         self._stop_work()
         if self._built is not None and not self._built.done():
             self._built.set_result(None)
-        if self._generation is not None:
+        generation, self._generation = self._generation, None
+        if generation is not None:
             self._store.on_change.remove(self.apply)
-            self._generation.words[_STATE] = CLOSED
-            self._generation.empty()
-            self._generation.close()
-            self._generation = None
+            generation.words[STATE] = state
+            generation.empty()
+            generation.close()
+            self._forget_places()
 
     # Changes
 
@@ -367,7 +187,7 @@ class SharedMemory:
             self._remove(generation, key)
         else:
             self._put(generation, key, value, change.revision)
-        generation.words[_SEQUENCE] = change.revision
+        generation.words[SEQUENCE] = change.revision
 
     def _put(self, generation: Generation, key: str, value: bytes, revision: int) -> None:
         # The one path of this module that every set of the daemon takes: it calls little.
@@ -377,29 +197,28 @@ class SharedMemory:
         old = places.get(key, 0)
         place = _NOWHERE
         if len(value) <= MAX_VALUE_BYTES and len(name) <= MAX_KEY_BYTES:
-            order = ((RECORD_BYTES + len(name) + len(value) - 1) >> 6).bit_length()
+            order = _order(len(name), len(value))
             spares = self._heap.spares[order]
             if old > _NOWHERE and len(spares) > SPARES:
                 place = spares.popleft()
             else:
-                place = self._take(order, key, is_new=old <= _NOWHERE)
+                place = self._take(order, is_new=old <= _NOWHERE)
             if place != _NOWHERE:
-                flags = 0
-                if type(value) is not bytes:
-                    value, flags = stored(value)
-                body = pack_body(revision, len(value), len(name), flags) + value
-                check = crc32(body, tag) | adler32(body) << 32
-                at = generation.layout.heap_offset + (place >> 3 << 6)
-                generation.words[at >> 3] = check
-                generation.memory[at + 8 : at + 8 + len(body) + len(name)] = body + name
+                record = encode_record(name, value, revision)
+                generation.write(place, record)
                 if self._next is not None:
-                    self._mirror(place, check, body + name)
+                    self._next.write(place, record)
                 if not STRONGLY_ORDERED:
                     self._fence()
         places[key] = place
-        word = tag << 32 | place >> 3
+        word = _word(tag, place)
         if old:
-            at = generation.replace(tag, was := tag << 32 | old >> 3, word)
+            was = _word(tag, old)
+            # A key that has no slot must not be looked for: it would find, and take, that of
+            # another one with the same tag that is elsewhere as well.
+            at = -1
+            if not self._has_no_slot(generation, key, was):
+                at = generation.replace(tag, was, word)
             if at < 0:
                 self._find_slot(generation, key, tag, word)
             elif at < self._walked:
@@ -408,15 +227,21 @@ class SharedMemory:
                 self._heap.rest(old)
         else:
             self._find_slot(generation, key, tag, word)
-            generation.words[_COUNT] = self._count = self._count + 1
+            generation.words[COUNT] = self._count = self._count + 1
             if self._count > generation.layout.slots * TABLE_FULL:
                 self._want_room()
+
+    def _has_no_slot(self, generation: Generation, key: str, word: int) -> bool:
+        """It has none from here on."""
+        if self._slotless and key in self._slotless:
+            return True
+        return bool(generation.lost) and generation.lost.take(word)
 
     def _find_slot(self, generation: Generation, key: str, tag: int, word: int) -> None:
         at = generation.insert(tag, word)
         if at < 0:
-            self._displaced.add(key)
             self._slotless.add(key)
+            self._is_short = True
         else:
             self._slotless.discard(key)
             if at < self._walked:
@@ -426,47 +251,58 @@ class SharedMemory:
     def _insert_in_next(self, tag: int, word: int) -> None:
         assert self._next is not None
         if self._next.insert(tag, word) < 0:
-            self._lost_next += 1
+            self._next.lost.add(word)
 
     def _replace_in_next(self, tag: int, was: int, word: int) -> None:
         assert self._next is not None
-        if self._next.replace(tag, was, word) < 0:
+        if self._next.lost.take(was) or self._next.replace(tag, was, word) < 0:
             self._insert_in_next(tag, word)
 
+    def _remove_from_next(self, tag: int, word: int) -> None:
+        assert self._next is not None
+        if not self._next.lost.take(word):
+            self._next.remove(tag, word)
+
     def _count_outside(self, generation: Generation) -> None:
-        generation.words[_OUTSIDE] = len(self._slotless) + self._lost
+        # A reader looks at the number, and then for the key: what found a slot must be seen there
+        # before the number falls.
+        if not STRONGLY_ORDERED:
+            self._fence()
+        generation.words[OUTSIDE] = len(self._slotless) + len(generation.lost)
 
     def _remove(self, generation: Generation, key: str) -> None:
         tag = crc32(key.encode())
         place = self._places[tag >> SHARD_SHIFT].pop(key, 0)
         if not place:
             return
-        word = tag << 32 | place >> 3
-        at = generation.remove(tag, word)
-        if self._next is not None and 0 <= at < self._walked:
-            self._next.remove(tag, word)
-        self._displaced.discard(key)
-        self._slotless.discard(key)
-        self._count_outside(generation)
+        word = _word(tag, place)
+        if self._has_no_slot(generation, key, word):
+            self._slotless.discard(key)
+            self._count_outside(generation)
+        elif 0 <= generation.remove(tag, word) < self._walked:
+            self._remove_from_next(tag, word)
         if place != _NOWHERE:
             self._heap.rest(place)
-        generation.words[_COUNT] = self._count = self._count - 1
+            self._has_come_free(1 << order_of(place))
+        generation.words[COUNT] = self._count = self._count - 1
 
     def _clear(self, generation: Generation) -> None:
         self._give_up_next()
         generation.empty()
+        self._forget_places()
+        self._count_outside(generation)
+        self._heap = Heap(generation.blocks)
+        generation.words[COUNT] = 0
+        self._fence()
+
+    def _forget_places(self) -> None:
         for places in self._places:
             places.clear()
         self._count = 0
-        self._displaced.clear()
         self._slotless.clear()
-        self._lost = 0
-        self._count_outside(generation)
-        self._heap = Heap(generation.blocks)
-        generation.words[_COUNT] = 0
-        self._fence()
+        self._is_short, self._freed = False, 0
 
-    def _take(self, order: int, key: str, *, is_new: bool) -> int:
+    def _take(self, order: int, *, is_new: bool) -> int:
         # In a full heap those that have a place keep the blocks that they write by turns: one
         # that a new key took would be missed at each write from then on.
         place = self._heap.take(order, SPARES + 1 if is_new else 0)
@@ -474,17 +310,9 @@ class SharedMemory:
             self._want_room()
         # It may have been in use a moment ago: the word that said so must be seen before.
         self._fence()
-        if place:
-            return place
-        if self._may_grow():
-            self._displaced.add(key)
-        return _NOWHERE
-
-    def _mirror(self, place: int, check: int, rest: bytes) -> None:
-        assert self._next is not None
-        at = self._next.layout.heap_offset + (place >> 3 << 6)
-        self._next.words[at >> 3] = check
-        self._next.memory[at + 8 : at + 8 + len(rest)] = rest
+        if not place:
+            self._is_short = True
+        return place or _NOWHERE
 
     def _fence(self) -> None:
         """What was stored before is seen before what will be.
@@ -504,7 +332,7 @@ class SharedMemory:
         while size * 2 <= self._largest and blocks * BLOCK_BYTES > size * FIRST_FILL:
             size *= 2
         try:
-            self._generation = Generation(size, self._epoch, 1)
+            self._generation = self._make(size)
         except OSError as error:
             log.warning("no shared memory of %d bytes: %s", size, error)
             self._built = None  # the next reader tries again
@@ -513,16 +341,27 @@ class SharedMemory:
             self._store.on_change.append(self.apply)
             yield from self._take_in()
             if self._generation is not None:
-                self._generation.words[_SEQUENCE] = self._store.revision
+                self._generation.words[SEQUENCE] = self._store.revision
         built.set_result(None)
+
+    def _make(self, size: int) -> Generation:
+        generation = Generation(size, self._epoch, self._number + 1)
+        self._number += 1
+        return generation
+
+    def _keys(self) -> Iterator[str]:
+        """The public keys; those that come meanwhile are told by `apply`."""
+        for keys in self._store.walk():
+            yield from (key for key in keys if not is_private(key))
 
     def _measure(self) -> Generator[None, None, int]:
         """How many blocks the present entries take."""
         blocks = 0
-        for index, (key, entry) in enumerate(list(self._store.entries())):
+        for index, key in enumerate(self._keys()):
             if index % COPY_ENTRIES == 0:
                 yield
-            if len(entry.value) <= MAX_VALUE_BYTES:
+            entry = self._store.describe(0, key)
+            if entry is not None and len(entry.value) <= MAX_VALUE_BYTES:
                 blocks += 1 << _order(len(key), len(entry.value))
         return blocks
 
@@ -530,46 +369,69 @@ class SharedMemory:
         return self._generation is not None and self._generation.layout.size * 2 <= self._largest
 
     def _want_room(self) -> None:
-        if self._work is None and self._may_grow():
+        if self._work is None and self._may_grow() and time.monotonic() >= self._may_grow_at:
             self._begin(self._grow())
+
+    def _has_come_free(self, blocks: int) -> None:
+        self._freed += blocks
+        is_enough = self._freed > self._heap.blocks // RETAKEN_PART
+        if self._is_short and is_enough and self._work is None:
+            self._begin(self._retake())
 
     def _take_in(self) -> Iterator[None]:
         """What has changed since came by `apply`."""
-        for index, (key, _) in enumerate(list(self._store.entries())):
+        for index, key in enumerate(self._keys()):
             if index % COPY_ENTRIES == 0:
                 yield
-            if not is_private(key) and not self._place_of(key):
+            if not self._place_of(key):
                 self._put_present(key)
+
+    def _retake(self) -> Iterator[None]:
+        """Gives those another chance that found no room or no slot."""
+        self._is_short, self._freed = False, 0
+        for index, key in enumerate(self._keys()):
+            if index % COPY_ENTRIES == 0:
+                yield
+            if self._is_elsewhere(key) and not self._put_present(key):
+                return  # it is full again
+
+    def _is_elsewhere(self, key: str) -> bool:
+        place = self._place_of(key)
+        if place == _NOWHERE or key in self._slotless:
+            return True
+        generation = self._generation
+        return (
+            generation is not None
+            and bool(generation.lost)
+            and _word(crc32(key.encode()), place) in generation.lost
+        )
 
     def _place_of(self, key: str) -> int:
         return self._places[crc32(key.encode()) >> SHARD_SHIFT].get(key, 0)
 
-    def _put_present(self, key: str) -> None:
+    def _put_present(self, key: str) -> bool:
+        """False: there is no room for a value that might be here."""
         entry = self._store.describe(0, key)  # public keys are everybody's
-        if entry is not None and self._generation is not None:
-            self._put(self._generation, key, entry.value, entry.revision)
-
-    def _take_in_displaced(self) -> Iterator[None]:
-        displaced, self._displaced = self._displaced, set()
-        for index, key in enumerate(displaced):
-            if index % COPY_ENTRIES == 0:
-                yield
-            self._put_present(key)
+        if entry is None or self._generation is None:
+            return True
+        self._put(self._generation, key, entry.value, entry.revision)
+        return len(entry.value) > MAX_VALUE_BYTES or self._place_of(key) != _NOWHERE
 
     def _grow(self) -> Iterator[None]:
         """A generation of twice the size: the heap as it is, the table spread anew."""
         old = self._generation
         assert old is not None
         try:
-            self._next = new = Generation(old.layout.size * 2, self._epoch, old.number + 1)
+            self._next = new = self._make(old.layout.size * 2)
         except OSError as error:
             log.warning("the shared memory stays at %d bytes: %s", old.layout.size, error)
-            self._largest = old.layout.size
+            self._may_grow_at = time.monotonic() + RETRY_SECONDS
             return
         yield from self._copy_heap(old, new)
         yield from self._copy_table(old, new)
         self._switch(old, new)
-        yield from self._take_in_displaced()
+        if self._is_short:
+            yield from self._retake()
 
     def _copy_heap(self, old: Generation, new: Generation) -> Iterator[None]:
         # What is written from now on is written to both.
@@ -592,15 +454,15 @@ class SharedMemory:
     def _switch(self, old: Generation, new: Generation) -> None:
         self._next = None
         self._walked = 0
-        self._lost, self._lost_next = self._lost_next, 0
-        new.words[_SEQUENCE] = old.words[_SEQUENCE]
-        new.words[_COUNT] = old.words[_COUNT]
+        self._is_short = self._is_short or bool(new.lost)
+        new.words[SEQUENCE] = old.words[SEQUENCE]
+        new.words[COUNT] = old.words[COUNT]
         self._count_outside(new)
         self._heap.blocks = new.blocks
         self._fence()
         self._generation = new
         # Before any further change, so that no reader takes the old values for the present ones.
-        old.words[_STATE] = RETIRED
+        old.words[STATE] = RETIRED
         old.close()
         log.info("the shared memory has %d bytes now", new.layout.size)
 
@@ -609,7 +471,7 @@ class SharedMemory:
             self._stop_work()
             self._next.close()
             self._next = None
-            self._walked = self._lost_next = 0
+            self._walked = 0
 
     # Work at the side
 
@@ -620,10 +482,15 @@ class SharedMemory:
     def _work_on(self) -> None:
         assert self._work is not None
         until = time.perf_counter() + SLICE_SECONDS
-        for _ in self._work:
-            if time.perf_counter() > until:
-                self._timer = self._loop.call_later(PAUSE_SECONDS, self._work_on)
-                return
+        try:
+            for _ in self._work:
+                if time.perf_counter() > until:
+                    self._timer = self._loop.call_later(PAUSE_SECONDS, self._work_on)
+                    return
+        except Exception:
+            log.exception("the shared memory is given up")
+            self._give_up()
+            return
         self._work = self._timer = None
         if self._generation is not None and self._heap.is_filling:
             self._want_room()
@@ -634,19 +501,11 @@ class SharedMemory:
         self._work = self._timer = None
 
 
+def _word(tag: int, place: int) -> int:
+    """What a slot says of a key."""
+    return tag << 32 | block_of(place)
+
+
 def _order(key_bytes: int, value_bytes: int) -> int:
     """A record of these takes 1 << order blocks."""
-    return ((RECORD_BYTES + key_bytes + value_bytes - 1) >> 6).bit_length()
-
-
-def _memfd() -> int:
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    with suppress(OSError):  # before Linux 6.3
-        return os.memfd_create("buswork-store", flags | MFD_NOEXEC_SEAL)
-    return os.memfd_create("buswork-store", flags)
-
-
-def _hold(fd: int) -> None:
-    """A lock that goes with this process, by which readers can tell that it is alive."""
-    everything = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, everything)
+    return ((RECORD_BYTES + key_bytes + value_bytes - 1) // BLOCK_BYTES).bit_length()

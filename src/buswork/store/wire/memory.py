@@ -9,6 +9,8 @@
 Everything is in the machine's own byte order: nobody else can see it.
 """
 
+import platform
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,6 +56,16 @@ IS_JSON = 1  # a flag: the value is the JSON of something that is no text
 # What a memory is at least: room for the header, the table of such a size, and the longest record.
 MIN_SIZE = 64 * 1024
 MAX_SIZE = 1 << 32
+
+# Processors on which stores are seen in the order of the program, and loads are made in it. On any
+# other, who writes and who reads takes a fence between what must not change places.
+STRONGLY_ORDERED = platform.machine() in ("x86_64", "i686", "i386", "s390x")
+
+# The kernel's struct flock: type, whence, start, length, process.
+FLOCK = struct.Struct("hhqqi4x")
+
+# Keys of this form are never in the memory.
+_PRIVATE = re.compile(rb"~(0|[1-9][0-9]*)/")
 
 _HEADER = struct.Struct("=8sII16sQQQQQQIIII")
 _BODY = struct.Struct("=QIHH")
@@ -137,8 +149,11 @@ def decode_header(header: bytes, size: int) -> Layout:
         raise BadLayout(f"the memory has layout {version}, this reader knows {VERSION}")
     _check_parts(size, total, header_bytes, table_offset, slots, heap_offset, blocks, block_bytes)
     max_probes, max_value, max_key = limits
-    if not 1 <= max_probes <= slots or not 1 <= max_key <= 0xFFFF:
-        raise BadLayout("the memory's limits make no sense")
+    # They bound what a read costs, whoever made the memory.
+    if not 1 <= max_probes <= min(slots, MAX_PROBES):
+        raise BadLayout(f"a search is to look at {max_probes} slots")
+    if not 1 <= max_key <= MAX_KEY_BYTES or max_value > MAX_VALUE_BYTES:
+        raise BadLayout("the memory's keys or values are too long")
     return Layout(
         epoch,
         generation,
@@ -178,6 +193,10 @@ def _check_parts(
 
 def tag_of(key: bytes) -> int:
     return crc32(key)
+
+
+def is_private(key: bytes) -> bool:
+    return _PRIVATE.match(key) is not None
 
 
 def check_of(body: bytes, tag: int) -> int:

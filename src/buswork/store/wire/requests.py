@@ -11,9 +11,10 @@ digits. It differs where the original takes what is no JSON number: "1." and "-.
 
 import json
 import re
+from functools import lru_cache
 from itertools import accumulate
 from json.encoder import encode_basestring
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from buswork.store.wire.values import Json
 
@@ -24,9 +25,15 @@ MAX_NESTED_BYTES = 212_000
 MAX_FLAT_MEMBERS = 16
 # Of values that are no text; the original has 1,024. Python's recursion limit is not far above.
 MAX_DEPTH = 512
-# The most that an unmodified client reads in one piece. An indented answer that would be longer
-# (depth times length) is sent in compact form, which those clients read as well.
-MAX_INDENTED_BYTES = 200_000
+# A longer value of JSON is sent as it is kept, without the original's indentation, and so is one
+# whose indentation (depth times length) would be longer than this: unmodified clients read both,
+# and it would take a third of a microsecond for each byte.
+MAX_INDENTED_VALUE = 4096
+MAX_INDENTED_BYTES = 64 * 1024
+# The answers that are asked for again and again need not be made each time.
+INDENTED_KEPT = 32
+# Blanks before a request.
+MAX_LEADING_BYTES = 4096
 
 # Asks on the get socket for a descriptor of the shared memory. To the original this is the empty
 # key, because a NUL ends a key; its answer, null, says that there is no such memory.
@@ -47,7 +54,10 @@ _MEMBER = rf'{_BLANK}"%s"{_BLANK}:{_BLANK}"([ !#-\[\]-~]++)"{_BLANK}'
 _PLAIN = re.compile(rf"\{{{_MEMBER % 'key'},{_MEMBER % 'value'}\}}{_BLANK}".encode())
 _TOKEN = re.compile(rf'{_STRING}|[\[\]{{}},:]|[^\[\]{{}},:"]++', re.DOTALL)
 _STRINGS = re.compile(_STRING, re.DOTALL)
-_ESCAPE = re.compile(r'\\(?:["\\/bfnrtu]|(.))', re.DOTALL)
+# To the original, a backslash before any other character says nothing.
+_VAIN_BACKSLASH = re.compile(r'\\(?=[^"\\/bfnrtu])')
+# Stands for an escaped backslash for a moment; it can't be in what was UTF-8.
+_BACKSLASH = "\ud800"
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _NEWLINE = "\n"
 _INDENT = "    "
@@ -104,18 +114,27 @@ _encode = json.JSONEncoder(
 ).encode
 
 
-def parse_set(data: bytes) -> SetRequest:
-    """What a complete set request says."""
+def parse_set(data: bytes, most: int | None = None) -> SetRequest:
+    """What a complete set request says, which is `most` bytes at the most without its escapes."""
     plain = _PLAIN.fullmatch(data)
     if plain is not None:  # in half of the time that JSON takes
         key, value = plain.groups()
         return SetRequest(key.decode(), value)
+    if len(data) > MAX_NESTED_BYTES:
+        _check_large(data, most)
     return _parse_json(data)
 
 
-def _parse_json(data: bytes) -> SetRequest:
-    if len(data) > MAX_NESTED_BYTES and not _FLAT.fullmatch(data.removeprefix(_BOM)):
+def _check_large(data: bytes, most: int | None) -> None:
+    """What would be refused after all is not parsed first, which takes fifty times as long."""
+    # An escape is two bytes or six for what is one byte at least.
+    if most is not None and len(data) - data.count(b"\\") - 4 * data.count(b"\\u") > most:
+        raise Malformed(f"a request says {most} bytes at the most")
+    if not _FLAT.fullmatch(data.removeprefix(_BOM)):
         raise Malformed(f"a request above {MAX_NESTED_BYTES} bytes is one flat object")
+
+
+def _parse_json(data: bytes) -> SetRequest:
     try:
         members = _members((data[3:] if data[:3] == _BOM else data).decode())
         if type(members) is not dict:
@@ -147,11 +166,16 @@ def _members(text: str) -> Any:
                 return members
         return _decoder.decode(text)
     except (ValueError, StopIteration):  # the latter: a value is missing
-        # To the original, a backslash before any other character says nothing.
-        mended = _ESCAPE.sub(lambda match: match[1] or match[0], text)
+        mended = _mended(text) if len(text) <= MAX_NESTED_BYTES else text
         if mended == text and text[:1] != "{":
             raise
         return _decoder.decode(mended)
+
+
+def _mended(text: str) -> str:
+    """The text without the backslashes that say nothing."""
+    text = text.replace("\\\\", _BACKSLASH)  # so that each of the others begins an escape
+    return _VAIN_BACKSLASH.sub("", text).replace(_BACKSLASH, "\\\\")
 
 
 def _stored(value: Any) -> bytes | None:
@@ -204,9 +228,12 @@ class Assembly:
     Complete is where the braces balance. Whether that is JSON only the parser knows.
     """
 
-    # What may stand between the brackets, and in a string up to its end or its next escape.
-    _OUTSIDE = re.compile(rb'[^"\[\]{}]*+')
+    # All up to a string that does not end here, a whole string, and what is within one.
+    _WHOLE = re.compile(rf'(?:[^"]++|{_STRING})*+'.encode(), re.DOTALL)
+    _STRINGS = re.compile(_STRING.encode(), re.DOTALL)
     _INSIDE = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+    _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+    _STEPS: ClassVar = {char: 1 if char in b"[{" else -1 for char in b"[]{}"}
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -227,7 +254,7 @@ class Assembly:
         elif not self._depth:
             self._begin(piece)
         else:
-            self._scan(piece, 0)
+            self._scan(piece)
 
     @property
     def size(self) -> int:
@@ -238,53 +265,59 @@ class Assembly:
 
     def _begin(self, piece: bytes) -> None:
         """Looks for the opening brace, after a byte order mark and blanks."""
-        begin = self._request[:]
-        if begin[:3] == _BOM[: len(begin)]:
-            begin = begin[3:]
+        head = self._request[:MAX_LEADING_BYTES]
+        begin = head[3:] if head[:3] == _BOM[: len(head)] else head
         begin = begin.lstrip(_BLANKS)
-        if not begin:
+        if not begin and self.size <= MAX_LEADING_BYTES:
             return
         if begin[:1] != b"{":
             raise Malformed("a set request is a JSON object")
-        self._scan(piece, len(piece) - len(begin))
+        at = len(head) - len(begin)
+        self._scan(piece[at - (self.size - len(piece)) :])
 
-    def _scan(self, piece: bytes, at: int) -> None:
-        end = len(piece)
-        if self._escaped and at < end:
-            self._escaped = False
-            at += 1
-        while at < end:
-            at = self._string(piece, at) if self._in_string else self._bracket(piece, at)
-            if self.complete:
-                self._check_blank(piece[at:])
-                return
-
-    def _string(self, piece: bytes, at: int) -> int:
-        """Goes on after the string, or to the end of the piece."""
-        match = self._INSIDE.match(piece, at)
-        at = match.end() if match else at
-        if at == len(piece):
-            return at
-        if piece[at : at + 1] == b"\\":  # the piece ends here, what it escapes is yet to come
-            self._escaped = True
-        else:
-            self._in_string = False
-        return at + 1
-
-    def _bracket(self, piece: bytes, at: int) -> int:
-        """Goes on after the next bracket or quote."""
-        match = self._OUTSIDE.match(piece, at)
-        at = match.end() if match else at
-        mark = piece[at : at + 1]
-        if mark == b'"':
-            self._in_string = True
-        elif mark:
-            self._depth += 1 if mark in b"[{" else -1
-            self.complete = self._depth == 0
-        self._tokens += 1
+    def _scan(self, piece: bytes) -> None:
+        piece = self._after_string(piece)
+        match = self._WHOLE.match(piece)
+        end = match.end() if match else 0
+        if end < len(piece):
+            self._enter_string(piece[end + 1 :])
+        outside, strings = self._STRINGS.subn(b"", piece[:end])
+        brackets = outside.translate(None, self._NO_BRACKETS)
+        self._tokens += strings + len(brackets)
         if self._tokens > MAX_NESTED_BYTES:
             raise Malformed("the JSON has too many parts")
-        return at + 1
+        if brackets:
+            self._balance(brackets)
+        if self.complete and (self._in_string or outside.rstrip(_BLANKS)[-1:] not in b"]}"):
+            raise Malformed("something follows the JSON object")
+
+    def _balance(self, brackets: bytes) -> None:
+        steps = map(self._STEPS.__getitem__, brackets)
+        depths = list(accumulate(steps, initial=self._depth))[1:]
+        self._depth = depths[-1]
+        if min(depths) <= 0:
+            if depths.index(0) < len(depths) - 1:
+                raise Malformed("something follows the JSON object")
+            self.complete = True
+
+    def _after_string(self, piece: bytes) -> bytes:
+        """What comes after the string that an earlier piece began."""
+        if not self._in_string or not piece:
+            return piece
+        at = 1 if self._escaped else 0
+        match = self._INSIDE.match(piece, at)
+        end = match.end() if match else at
+        if end < len(piece) and piece[end : end + 1] == b'"':
+            self._in_string = self._escaped = False
+            return piece[end + 1 :]
+        self._escaped = end < len(piece)  # a backslash, and what it escapes is yet to come
+        return b""
+
+    def _enter_string(self, inside: bytes) -> None:
+        """The piece ends within a string."""
+        self._in_string = True
+        match = self._INSIDE.match(inside)
+        self._escaped = match is not None and match.end() < len(inside)
 
     def _check_blank(self, rest: bytes) -> None:
         if rest.strip(_BLANKS):
@@ -299,7 +332,8 @@ def value_reply(value: bytes) -> bytes:
     if not value:
         return NULL_REPLY
     if type(value) is Json:
-        return b'{\n    "value": %b\n}\n' % (value if value.is_string else _indented(value))
+        is_small = len(value) <= MAX_INDENTED_VALUE and not value.is_string
+        return b'{\n    "value": %b\n}\n' % (_indented(value) if is_small else value)
     return b'{\n    "value": %b\n}\n' % encode_basestring(value.decode()).encode()
 
 
@@ -309,6 +343,7 @@ def error_reply(name: str, text: str) -> bytes:
     return f"{{\n    {members}\n}}\n".encode(errors="replace")
 
 
+@lru_cache(INDENTED_KEPT)
 def _indented(value: Json) -> bytes:
     """JSON in the original's layout, if that is not too long."""
     pieces: list[str] = []

@@ -9,15 +9,17 @@ import os
 import socket
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from buswork.errors import BusworkError
-from buswork.store.native.sockets import BACKLOG, GET_NAME, SET_NAME
 
 log = logging.getLogger(__name__)
 
 # Whoever may connect may ask; what he is answered is polkit's to say.
 MODE = 0o666
+# Clients that wait while we are busy: one that does not block, and finds the line full, fails.
+BACKLOG = 1024
 
 
 class PlaceTaken(BusworkError):
@@ -27,12 +29,12 @@ class PlaceTaken(BusworkError):
 class SocketFile:
     """A listening socket at a path, until it is removed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = MODE) -> None:
         self._path = path
-        _make_way(path)
+        stale = _find_stale(path)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            self._identity = _bind(self.listener, path)
+            self._identity = _bind(self.listener, path, stale, mode)
         except BaseException:
             self.listener.close()
             raise
@@ -45,24 +47,29 @@ class SocketFile:
         except OSError:
             pass  # somebody did it for us, and the directory perhaps as well
 
+    def close(self) -> None:
+        """As if it had never been."""
+        self.remove()
+        self.listener.close()
+
 
 def _identity(facts: os.stat_result) -> tuple[int, int]:
     return facts.st_dev, facts.st_ino
 
 
-def _make_way(path: Path) -> None:
-    """Removes a socket that an earlier daemon of ours left; raises for anything else."""
+def _find_stale(path: Path) -> tuple[int, int] | None:
+    """The socket that an earlier daemon of ours left here; raises for anything else."""
     try:
         facts = path.lstat()
     except FileNotFoundError:
-        return
+        return None
     if not stat.S_ISSOCK(facts.st_mode):
         raise PlaceTaken(f"{path} is there already, and is no socket")
     if facts.st_uid != os.geteuid():
         raise PlaceTaken(f"{path} is a socket of uid {facts.st_uid}, not ours")
     if _is_served(path):
         raise PlaceTaken(f"{path} is served by another process")
-    path.unlink()
+    return _identity(facts)
 
 
 def _is_served(path: Path) -> bool:
@@ -76,26 +83,51 @@ def _is_served(path: Path) -> bool:
         return True
 
 
-def _bind(listener: socket.socket, path: Path) -> tuple[int, int]:
+def _bind(
+    listener: socket.socket, path: Path, stale: tuple[int, int] | None, mode: int
+) -> tuple[int, int]:
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as ours:
         place = Path(ours) / path.name
         listener.bind(os.fspath(place))
-        place.chmod(MODE)
+        place.chmod(mode)
         listener.listen(BACKLOG)
-        try:
-            # Unlike a renaming, a link never replaces what came there since we looked.
-            os.link(place, path, follow_symlinks=False)
-        except FileExistsError:
-            raise PlaceTaken(f"somebody was faster at {path}") from None
+        if stale is not None:
+            _take_away(path, stale, Path(ours) / "stale")
+        _link(place, path)
         return _identity(place.lstat())
 
 
-def make_sockets(directory: Path) -> list[SocketFile]:
-    """Both sockets of the store in a directory; those that can't be made are logged."""
-    made = []
-    for name in (SET_NAME, GET_NAME):
+def _take_away(path: Path, stale: tuple[int, int], aside: Path) -> None:
+    """Moves it to where only we look, and only there decides: the name may have another socket
+    by now, of a daemon that found the same one and was faster; that one is put back."""
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        raise PlaceTaken(f"somebody else is making way at {path}") from None
+    if _identity(aside.lstat()) != stale:
+        _link(aside, path)
+        raise PlaceTaken(f"somebody was faster at {path}")
+
+
+def _link(place: Path, path: Path) -> None:
+    """Unlike a renaming, a link never replaces what came there since we looked."""
+    try:
+        os.link(place, path, follow_symlinks=False)
+    except FileExistsError:
+        raise PlaceTaken(f"somebody was faster at {path}") from None
+
+
+def make_sockets(directory: Path, names: Sequence[str]) -> list[SocketFile]:
+    """All of a wing's sockets in a directory, or none, which is logged: where one name is
+    somebody else's, clients would say one thing to us and another to him."""
+    made: list[SocketFile] = []
+    for name in names:
         try:
             made.append(SocketFile(directory / name))
         except (PlaceTaken, OSError) as error:
-            log.error("native clients can't reach the store at %s: %s", directory / name, error)
+            what = " and ".join(names)
+            log.error("native clients can't be served in %s, by %s: %s", directory, what, error)
+            for each in made:
+                each.close()
+            return []
     return made

@@ -1,4 +1,4 @@
-"""buswork.store.native.places: when several want one name."""
+"""buswork.native.places: when several want one name."""
 
 import os
 import socket
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from buswork.store.native import places
-from buswork.store.native.places import PlaceTaken, SocketFile, make_sockets
-from buswork.store.native.sockets import GET_NAME, SET_NAME
+from buswork.native import places
+from buswork.native.places import PlaceTaken, SocketFile, make_sockets
+from buswork.store.native.sockets import GET_NAME, NAMES, SET_NAME
 
 
 def leave_stale(path: Path) -> None:
@@ -93,9 +93,9 @@ def test_beside_a_name_of_somebody_else_neither_is_served(
 ) -> None:
     fds = len(os.listdir("/proc/self/fd"))
     (tmp_path / taken).write_text("mine")
-    assert make_sockets(tmp_path) == []
+    assert make_sockets(tmp_path, NAMES) == []
     assert [path.name for path in tmp_path.iterdir()] == [taken]
     (said,) = caplog.messages
-    assert f"in {tmp_path}, neither to set nor to get" in said
+    assert f"in {tmp_path}, by mapipc_set and mapipc_get: " in said
     assert taken in said
     assert len(os.listdir("/proc/self/fd")) == fds

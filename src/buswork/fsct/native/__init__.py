@@ -1,0 +1,1 @@
+"""What the fsct wing has to do with sockets and devices."""

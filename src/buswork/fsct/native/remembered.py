@@ -1,0 +1,121 @@
+"""What outlives the daemon: who the preferred player was, by what it calls itself and by its user.
+
+A thread writes the file, so that nobody waits for a disk; the newest state is always written in
+the end, and those between may be skipped. A file that can't be read is as good as none.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from buswork.fsct.wire import checks
+from buswork.fsct.wire.terms import BadValue
+
+log = logging.getLogger(__name__)
+
+NAME = "fsct.json"
+
+# The longest self id, each character of it escaped as two halves (12 bytes), and our own words.
+MAX_FILE_BYTES = 64 * 1024
+# Whoever changes his mind ten times a second does not make a disk write as often.
+PAUSE_SECONDS = 1.0
+# -1 is no uid.
+MAX_UID = 2**32 - 2
+
+
+class Preferred(NamedTuple):
+    self_id: str
+    uid: int
+
+
+class Remembered:
+    """The file in the state directory; without one, nothing is remembered."""
+
+    def __init__(self, state_dir: Path | None) -> None:
+        self._path = None if state_dir is None else state_dir / NAME
+        self._written: Preferred | None = None
+        self._wanted: Preferred | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+
+    def load(self) -> Preferred | None:
+        if self._path is None:
+            return None
+        try:
+            with self._path.open("rb") as file:
+                found = _parse(file.read(MAX_FILE_BYTES + 1))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            log.warning("%s is not used: %s", self._path, error)
+            return None
+        self._written = self._wanted = found
+        return found
+
+    def store(self, preferred: Preferred | None) -> None:
+        self._wanted = preferred
+        if self._path is not None and self._writing is None and self._wanted != self._written:
+            self._writing = asyncio.create_task(self._keep_writing())
+
+    async def _keep_writing(self) -> None:
+        try:
+            while self._wanted != self._written:
+                await asyncio.to_thread(self._write)
+                await asyncio.sleep(PAUSE_SECONDS)
+        finally:
+            self._writing = None
+
+    def _write(self) -> None:
+        """Writes the newest, in whatever thread; a second one at the same time waits."""
+        with self._lock:
+            preferred = self._wanted
+            if self._path is None or preferred == self._written:
+                return
+            self._written = preferred  # if it fails, the same would fail again
+            try:
+                _replace(self._path, _text(preferred))
+            except OSError as error:
+                log.error("the preferred player is not remembered: %s", error)
+
+    async def close(self) -> None:
+        """Writes what is not written yet."""
+        if self._writing is not None:
+            self._writing.cancel()
+        await asyncio.to_thread(self._write)
+
+
+def _text(preferred: Preferred | None) -> bytes:
+    return json.dumps({"preferred": preferred and preferred._asdict()}).encode() + b"\n"
+
+
+def _parse(data: bytes) -> Preferred | None:
+    """ValueError for whatever we did not write."""
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+    state = json.loads(data)
+    if not isinstance(state, dict) or "preferred" not in state:
+        raise ValueError("it does not say who is preferred")
+    preferred = state["preferred"]
+    if preferred is None:
+        return None
+    if not isinstance(preferred, dict):
+        raise ValueError("it does not say who is preferred")
+    self_id, uid = checks.self_id(preferred.get("self_id")), preferred.get("uid")
+    if not self_id or type(uid) is not int or not 0 <= uid <= MAX_UID:
+        raise BadValue("preferred", "the player that it says is preferred can't be one")
+    return Preferred(self_id, uid)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """The file is the old one or the new one, whole, whatever happens meanwhile."""
+    draft = path.with_name(f".{path.name}.new")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

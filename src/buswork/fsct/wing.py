@@ -1,0 +1,168 @@
+"""Starts and stops the wing of players and displays, and joins its rooms."""
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from buswork.authority import Lease, Quotas
+from buswork.fsct.face import DriverFace, Faces
+from buswork.fsct.model.driver import Change, Driver, Limits, PlayerRemoved, PreferredChanged
+from buswork.fsct.model.players import Player
+from buswork.fsct.native.remembered import Preferred, Remembered
+from buswork.fsct.native.rpc import RpcServer
+from buswork.fsct.native.sessions import MakeWorker, Sessions
+from buswork.host import Host, Kind
+from buswork.native.places import PlaceTaken, SocketFile
+from buswork.usb.discovery import Discovery, NoHotplug, UdevDiscovery
+from buswork.usb.worker import Worker
+
+if TYPE_CHECKING:
+    from buswork.fsct.simulator import Simulator
+
+log = logging.getLogger(__name__)
+
+# The socket's name, as unit and as file.
+SOCKET = "fsct"
+SOCKET_NAME = "fsct.sock"
+SIMULATOR_PATH = "/org/buswork/simulator"
+
+
+class Registrar:
+    """Registers players, each of which counts against its user for as long as it is there."""
+
+    def __init__(self, driver: Driver, quotas: Quotas) -> None:
+        self._driver = driver
+        self._quotas = quotas
+        self._leases: dict[int, Lease] = {}
+        driver.on_change.append(self._changed)
+
+    def register(self, self_id: str, uid: int, owner: Hashable) -> Player:
+        lease = self._quotas.take(uid, "objects")
+        try:
+            player = self._driver.register(self_id, uid, owner)
+        except BaseException:
+            lease.release()
+            raise
+        self._leases[player.id] = lease
+        return player
+
+    def _changed(self, change: Change) -> None:
+        if isinstance(change, PlayerRemoved):
+            self._leases.pop(change.player.id).release()
+
+
+class FsctWing:
+    """The wing as the daemon sees it."""
+
+    def __init__(self, host: Host, limits: Limits, options: argparse.Namespace) -> None:
+        self.host = host
+        self.limits = limits
+        self.seated_users_first: bool = options.seats
+        self.usb_unmarked: bool = options.usb_unmarked
+        self.simulator: Simulator | None = None
+
+    async def start(self) -> None:
+        host = self.host
+        self.driver = Driver(self.limits)
+        self.remembered = Remembered(host.state_dir)
+        preferred = self.remembered.load()
+        if preferred is not None:
+            self.driver.remember(*preferred)
+        self.driver.on_change.append(self._remember)
+        registrar = Registrar(self.driver, host.authority.quotas)
+        face = DriverFace(
+            self.driver,
+            registrar.register,
+            host.holdings,
+            seated_users_first=self.seated_users_first,
+        )
+        self.faces = Faces(host.edge, self.driver, face)
+        self.rpc = RpcServer(self.driver, host.authority, registrar.register)
+        self._follow_seats()
+        await self._start_sessions()
+        self._open_sockets()
+
+    def _follow_seats(self) -> None:
+        if self.seated_users_first:
+            self.driver.set_active_uids(self.host.logind.seated)
+            self.host.logind.on_seated.append(self.driver.set_active_uids)
+
+    async def _start_sessions(self) -> None:
+        discovery, make_worker = self._simulated() if self.host.simulate else self._real()
+        self.sessions = Sessions(self.driver, discovery, make_worker, unmarked=self.usb_unmarked)
+        self.host.logind.on_sleep.append(self.sessions.sleep)
+        try:
+            await self.sessions.start()
+        except NoHotplug as error:
+            log.error("there will be no displays: %s", error)
+
+    def _real(self) -> tuple[Discovery, MakeWorker]:
+        return UdevDiscovery(), Worker
+
+    def _simulated(self) -> tuple[Discovery, MakeWorker]:
+        # What real devices don't need is not even looked for.
+        from buswork.fsct.simulator import Simulator, SimulatorFace
+
+        edge, simulator = self.host.edge, Simulator()
+        face = SimulatorFace(edge, SIMULATOR_PATH, simulator)
+        edge.export(SIMULATOR_PATH, face, wing=SIMULATOR_PATH)
+        self.simulator = simulator
+        return simulator.discovery(), simulator.worker
+
+    def _open_sockets(self) -> None:
+        self._files = []
+        for place in self.host.socket_dirs:
+            try:
+                self._files.append(SocketFile(place / SOCKET_NAME))
+            except (PlaceTaken, OSError) as error:
+                log.error("players can't reach the driver at %s: %s", place / SOCKET_NAME, error)
+        passed = self.host.sockets(SOCKET)
+        for listener in (*passed, *(made.listener for made in self._files)):
+            self.rpc.open(listener)
+
+    def _remember(self, change: Change) -> None:
+        if not isinstance(change, PreferredChanged):
+            return
+        self_id, uid = self.driver.remembered, self.driver.remembered_uid
+        if self_id is None or uid is None:
+            self.remembered.store(None)
+        else:
+            self.remembered.store(Preferred(self_id, uid))
+
+    async def stop(self, *, for_good: bool) -> None:
+        logind = self.host.logind
+        logind.on_sleep.remove(self.sessions.sleep)
+        if self.seated_users_first:
+            logind.on_seated.remove(self.driver.set_active_uids)
+        for made in self._files:
+            made.remove()
+        # Together: a client that does not read its answers must not keep the displays lit.
+        await asyncio.gather(self.rpc.stop(), self.sessions.stop())
+        self.faces.close()
+        if self.simulator is not None:
+            self.host.edge.unexport(SIMULATOR_PATH)
+            self.simulator.close()
+        await self.remembered.close()
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-seats",
+        dest="seats",
+        action="store_false",
+        help="all players are equal (default: those of users who sit at this machine come first)",
+    )
+    parser.add_argument(
+        "--usb-unmarked",
+        action="store_true",
+        help="also open devices that look like displays but were not marked by udev's rules",
+    )
+
+
+FSCT = Kind(
+    make=FsctWing,
+    limits=Limits,
+    add_options=_add_options,
+)

@@ -1,0 +1,199 @@
+"""The agent as a process, on a real bus: mpv and playerctld as people have them, to the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import wave
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from client.private_bus import PrivateBus
+from support.fakedriver import FakeDriver, FakePlayer
+
+from buswork.client.fsct import IpcDriver
+from buswork.fsct.wire.terms import Status
+
+pytestmark = [
+    pytest.mark.tools,
+    pytest.mark.skipif(shutil.which("playerctl") is None, reason="not installed: playerctl"),
+]
+
+MPRIS_FOR_MPV = pathlib.Path("/usr/lib/mpv-mpris/mpris.so")
+MPV = "org.mpris.MediaPlayer2.mpv"
+needs_mpv = pytest.mark.skipif(
+    shutil.which("mpv") is None or not MPRIS_FOR_MPV.exists(),
+    reason="not installed: mpv, mpv-mpris",
+)
+
+
+class Session:
+    """A bus, the driver that the agent finds, and what was started."""
+
+    def __init__(self, bus: PrivateBus, driver: FakeDriver) -> None:
+        self.bus = bus
+        self.driver = driver
+        self.runtime = bus.folder / "runtime"
+        self.runtime.mkdir(mode=0o700)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.bus.environment | {
+            "DBUS_SESSION_BUS_ADDRESS": self.bus.address,
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "FSCT_IPC_ENDPOINT": self.driver.path,
+            "HOME": str(self.bus.folder),
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        log = (self.bus.folder / "log").open("a")
+        with log:
+            process = subprocess.Popen(
+                words, env=self.environment, stdout=log, stderr=log, text=True
+            )
+        self.processes.append(process)
+        return process
+
+    def agent(self, *words: str) -> subprocess.Popen[str]:
+        return self.start(sys.executable, "-m", "buswork.fsct.agent", *words)
+
+    async def run(self, *words: str) -> str:
+        done = await asyncio.to_thread(
+            subprocess.run, words, env=self.environment, capture_output=True, text=True, timeout=20
+        )
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    async def playerctl(self, *words: str) -> str:
+        return await self.run("playerctl", "--player=mpv", *words)
+
+    def song(self, name: str, seconds: int) -> str:
+        path = self.bus.folder / name
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 1, 8000, 0, "NONE", "not compressed"))
+            file.writeframes(bytes([128]) * 8000 * seconds)
+        return str(path)
+
+    def player(self) -> FakePlayer:
+        return self.driver.by_name(MPV)
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def private_bus() -> Iterator[PrivateBus]:
+    with PrivateBus() as bus:
+        yield bus
+
+
+@pytest.fixture
+async def session(private_bus: PrivateBus) -> AsyncIterator[Session]:
+    async with FakeDriver(private_bus.folder / "driver.sock") as driver:
+        session = Session(private_bus, driver)
+        yield session
+        session.end()
+
+
+async def ended(process: subprocess.Popen[str]) -> int:
+    return await asyncio.to_thread(process.wait, 20)
+
+
+@needs_mpv
+async def test_mpv_from_its_first_track_to_its_end(session: Session) -> None:
+    agent = session.agent()
+    mpv = session.start(
+        *("mpv", "--no-config", "--no-terminal", "--ao=null", "--vo=null"),
+        *(f"--script={MPRIS_FOR_MPV}", "--idle=yes"),
+        *(session.song("one.wav", 60), session.song("two.wav", 100)),
+    )
+    until, player = session.driver.until, session.player
+
+    def timeline(duration_ms: int, rate: float) -> bool:
+        found = player().state.timeline
+        return found is not None and (found.duration_ms, found.rate) == (duration_ms, rate)
+
+    await until(lambda: player().state.status is Status.PLAYING)
+    await until(lambda: player().state.texts.title == "one.wav")
+    await until(lambda: timeline(60_000, 1.0))
+
+    await session.playerctl("pause")
+    await until(lambda: player().state.status is Status.PAUSED)
+    await until(lambda: timeline(60_000, 0.0))
+
+    await session.playerctl("position", "30")
+    await until(lambda: abs(player().state.timeline.position_ms - 30_000) < 500)  # type: ignore[union-attr]
+
+    await session.playerctl("play")
+    await until(lambda: player().state.status is Status.PLAYING)
+    await until(lambda: timeline(60_000, 1.0))
+    assert player().state.timeline.position_ms >= 29_500  # type: ignore[union-attr]
+
+    await session.playerctl("next")
+    await until(lambda: player().state.texts.title == "two.wav")
+    await until(lambda: timeline(100_000, 1.0))
+    await until(lambda: player().state.timeline.position_ms < 10_000)  # type: ignore[union-attr]
+
+    # The driver restarts: what is on, is on again.
+    await session.driver.restart(first_id=40)
+    await until(lambda: player().state.texts.title == "two.wav")
+    assert player().state.status is Status.PLAYING
+
+    mpv.terminate()
+    await until(lambda: session.driver.names() == [])
+    agent.terminate()
+    assert await ended(agent) == 0
+
+
+@needs_mpv
+async def test_following_playerctld(session: Session) -> None:
+    session.agent("--follow", "playerctld")
+    session.start("playerctld")
+    await session.run("gdbus", "wait", "--session", "org.mpris.MediaPlayer2.playerctld")
+    for name in ("one.wav", "two.wav"):
+        session.start(
+            *("mpv", "--no-config", "--no-terminal", "--ao=null", "--vo=null", "--pause"),
+            *(f"--script={MPRIS_FOR_MPV}", session.song(name, 60)),
+        )
+        # The last one to appear is playerctld's first, and it is not shown as one itself.
+        await session.driver.until(lambda name=name: preferred(session) == name)  # type: ignore[misc]
+    assert len(session.driver.names()) == 2
+    await session.run("playerctld", "shift")
+    await session.driver.until(lambda: preferred(session) == "one.wav")
+
+
+def preferred(session: Session) -> str | None:
+    number = session.driver.preferred
+    return session.driver.players[number].state.texts.title if number else None
+
+
+async def test_programs_of_the_user_come_through_the_agent(session: Session) -> None:
+    agent = session.agent()
+    path = session.runtime / "fsct" / "fsct.sock"
+    await session.driver.asked("get_protocol_version")  # it is connected, and serves
+    async with IpcDriver(str(path)) as driver:
+        player = await driver.register_player("radio")
+        await session.driver.restart(first_id=20)
+        await driver.update_player_status(player, Status.PLAYING)
+        await session.driver.until(
+            lambda: session.driver.by_name("radio").state.status is Status.PLAYING
+        )
+    agent.terminate()
+    assert await ended(agent) == 0
+    assert not os.access(path, os.F_OK)
+
+
+async def test_it_ends_with_the_session(session: Session) -> None:
+    agent = session.agent()
+    await session.driver.asked("get_protocol_version")
+    session.bus.kill_bus()
+    assert await ended(agent) == 1
+    assert "the session bus is gone" in (session.bus.folder / "log").read_text()
+    assert "Traceback" not in (session.bus.folder / "log").read_text()
