@@ -1,5 +1,6 @@
 """What the guides say, done: every command, in order, on one bus, prints what the guide prints."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -11,20 +12,35 @@ from pathlib import Path
 
 import pytest
 from client.private_bus import PrivateBus
+from support.machine import CallError, Machine
+
+from buswork import __version__
 
 pytestmark = pytest.mark.tools
 
 ROOT = Path(__file__).parents[2]
 READY = ROOT / ".venv/.ready-run"
-GUIDES = ["docs/guide-store.md", "README.md"]
+GUIDES = ["docs/guide-store.md", "docs/guide-fsct.md", "README.md"]
 # Fenced blocks are written to these files, which the commands after them use.
-FILES = {"c": "example.c", "python": "example.py"}
-# A shell that goes on for ever, and what says something in its own time.
-NOT_RUN = re.compile(r"\./dev run$|.*&$")
+FILES = {"c": "example.c", "python": "example.py", "js": "example.js"}
+# A shell that goes on for ever, and what was done before the tests began.
+NOT_RUN = re.compile(r"\./dev run$|npm install ")
 # What they print is another thing each time; the guide does not show it.
-SAYS_MORE = {"buswork status"}
+SAYS_MORE = {
+    "buswork status",
+    "buswork fsct players",
+    "buswork fsct devices",
+    "buswork fsct play --title Clocks --while buswork fsct display 1-1",
+}
+# Modules of other people's that an example may import: where they are missing, it is left out.
+MODULES = re.compile(r"^(?:from|import) (pynvim)\b", re.MULTILINE)
 FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 COMMAND = "    $ "
+
+TECHNOLOGY = "Ferrum Streaming Control Technology™"
+ATTRIBUTION = [f"Supports {TECHNOLOGY}.", f"{TECHNOLOGY} is a trademark of HEM Sp. z o.o."]
+DOCUMENTS = [ROOT / "README.md", ROOT / "NOTICE", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
+RUN_BY = tuple(f" {name}" for name in FILES.values())
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
@@ -54,9 +70,27 @@ def _commands(text: str) -> Iterator[Step]:
         if step is not None and line.startswith("    ") and not line.startswith(COMMAND):
             step.printed.append(line[4:])
             continue
-        if step is not None and not NOT_RUN.match(step.command):
+        if step is not None and _is_run(step):
             yield step
         step = Step(line.removeprefix(COMMAND)) if line.startswith(COMMAND) else None
+
+
+def _is_run(step: Step) -> bool:
+    """What goes on in the background and says nothing first says something in its own time."""
+    is_background = step.command.endswith("&")
+    return not NOT_RUN.match(step.command) and (bool(step.printed) or not is_background)
+
+
+def without_missing(guide: list[Step], *, node: bool) -> Iterator[Step]:
+    """Leaves out examples that take what is not installed, and the commands that run them."""
+    lacks = False
+    for step in guide:
+        if step.file:
+            modules = MODULES.findall(step.content)
+            lacks = any(importlib.util.find_spec(name) is None for name in modules)
+            lacks = lacks or (step.file.endswith(".js") and not node)
+        if not lacks or not (step.file or step.command.endswith(RUN_BY)):
+            yield step
 
 
 def script(guide: list[Step], folder: Path) -> str:
@@ -66,6 +100,14 @@ def script(guide: list[Step], folder: Path) -> str:
         if step.file:
             (folder / f"{number}").write_text(step.content)
             lines.append(f"cp {number} {step.file}")
+        elif step.command.endswith("&"):
+            # The next command comes a moment after this one has said what the guide shows.
+            said = f"$(wc -l <{number}.out) -ge {len(step.printed)}"
+            lines += [
+                f"{step.command[:-1]} >{number}.out 2>&1 </dev/null &",
+                f"until [ {said} ]; do sleep 0.1; done; sleep 0.5",
+                f"echo 0 >{number}.status",
+            ]
         else:
             lines.append(
                 f"{{ {step.command}\n}} >{number}.out 2>&1 </dev/null; echo $? >{number}.status"
@@ -76,8 +118,9 @@ def script(guide: list[Step], folder: Path) -> str:
 def on_a_private_bus(folder: Path, text: str) -> None:
     """With what ./dev gives to a shell."""
     with PrivateBus() as bus:
-        bus.start_daemon()
+        bus.start_daemon("--simulate")
         environment = bus.environment | {
+            "FSCT_IPC_ENDPOINT": f"{bus.folder}/fsct.sock",
             "MAPIPC_SET": f"{bus.folder}/mapipc_set",
             "MAPIPC_GET": f"{bus.folder}/mapipc_get",
             "PATH": PATH,
@@ -92,10 +135,25 @@ def by_dev(folder: Path, text: str) -> None:
     subprocess.run(command, cwd=folder, check=True, timeout=120, stdin=subprocess.DEVNULL)
 
 
+@pytest.fixture(scope="module")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """What the guides install with npm; None where that is not possible."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return None
+    folder = tmp_path_factory.mktemp("node")
+    texts = "".join((ROOT / guide).read_text() for guide in GUIDES)
+    packages = re.findall(r"^    \$ npm install (\S+)$", texts, re.MULTILINE)
+    options = ["--no-audit", "--no-fund", "--no-save", "--ignore-scripts", "--prefix", folder]
+    done = subprocess.run(["npm", "install", *options, *packages], check=False, timeout=300)
+    return folder / "node_modules" if done.returncode == 0 else None
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the reader of a guide is: beside src."""
+def folder(tmp_path: Path, node_modules: Path | None) -> Path:
+    """Where the reader of a guide is: beside src, and after npm."""
     (tmp_path / "src").symlink_to(ROOT / "src")
+    if node_modules is not None:
+        (tmp_path / "node_modules").symlink_to(node_modules)
     return tmp_path
 
 
@@ -103,6 +161,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_commands_print_what_the_guide_says(guide, run, folder):
     found = list(steps((ROOT / guide).read_text()))
+    found = list(without_missing(found, node=(folder / "node_modules").exists()))
     commands = [step for step in found if step.command]
     assert len(commands) >= 4, "the guide lost its commands"
     programs = {step.command.split()[0] for step in commands}
@@ -133,9 +192,64 @@ def test_the_programs_of_the_readme_run(folder):
 
 
 def test_a_guide_is_read_as_people_read_it():
-    text = "# T\n\n    $ a b\n    1\n    2\n    $ c &\n\n```c\nint x;\n```\n\n    no\n    $ d\n"
+    text = "# T\n\n    $ a b\n    1\n    2\n    $ c &\n\n```c\nint x;\n```\n\n"
+    text += "    no\n    $ d &\n    3\n"
     assert list(steps(text)) == [
         Step("a b", ["1", "2"]),
         Step(file="example.c", content="int x;\n"),
-        Step("d"),
+        Step("d &", ["3"]),
     ]
+
+
+def test_examples_for_what_is_missing_are_left_out():
+    script = Step(file="example.js", content="x")
+    rest = [Step("a"), Step(file="example.py", content="import os\n"), Step("python example.py")]
+    guide = [Step("b"), script, Step("node example.js"), *rest]
+    assert list(without_missing(guide, node=True)) == guide
+    assert list(without_missing(guide, node=False)) == [Step("b"), *rest]
+
+
+@pytest.mark.system
+def test_the_rule_of_the_guide_lets_a_service_choose():
+    guide = (ROOT / "docs/guide-fsct.md").read_text()
+    (rule,) = re.findall(r"```javascript\n(.*?)```", guide, re.DOTALL)
+    driver = ("/org/fsct/Driver", "org.fsct.Driver")
+    with Machine() as machine:
+        machine.start_daemon("--simulate")
+        alice, bob = machine.client("alice"), machine.client("bob")
+        (player,) = alice.call(*driver, "RegisterPlayer", "s", "server").body
+        with pytest.raises(CallError, match=r"driver\.route"):
+            alice.call(*driver, "SetPreferredPlayer", "u", player)
+        machine.add_rule(rule.replace('"mpd"', '"alice"'))
+        alice.call(*driver, "SetPreferredPlayer", "u", player)
+        (other,) = bob.call(*driver, "RegisterPlayer", "s", "other").body
+        with pytest.raises(CallError, match=r"driver\.route"):
+            bob.call(*driver, "SetPreferredPlayer", "u", other)
+        with pytest.raises(CallError, match=r"driver\.manage"):
+            alice.call(*driver, "SetPreferredPlayer", "u", other)
+
+
+# -- what the owner of a technology wants ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_document_names_the_technology_before_it_abbreviates(document):
+    text = " ".join(document.read_text().split())
+    abbreviated = re.search(r"\bFSCT\b", text)
+    assert abbreviated is None or TECHNOLOGY in text[: abbreviated.start()]
+
+
+@pytest.mark.parametrize("name", ["README.md", "NOTICE", "docs/guide-fsct.md"])
+def test_the_owner_is_named(name):
+    text = " ".join((ROOT / name).read_text().split())
+    assert all(sentence in text for sentence in ATTRIBUTION)
+
+
+@pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "™"), ("latin-1", "(TM)")])
+def test_the_command_names_the_owner_below_its_version(encoding, mark):
+    command = [sys.executable, "-m", "buswork.cli", "--version"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    first, *rest = done.stdout.decode(encoding).splitlines()
+    assert first == f"buswork {__version__}"
+    assert rest[-2:] == [sentence.replace("™", mark) for sentence in ATTRIBUTION]

@@ -3,6 +3,8 @@
 import asyncio
 import errno
 import logging
+import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -98,3 +100,156 @@ async def test_who_gave_up_while_waiting_is_nobody(
     caplog.set_level(logging.DEBUG)
     Acceptor()._accept(Full(listener, errno.ECONNABORTED), lambda sock: None)  # type: ignore[arg-type]
     assert caplog.records == []
+
+
+class Failing(Full):
+    """A listener that fails for some time, and is counted."""
+
+    def __init__(self, listener, errors):
+        super().__init__(listener, 0)
+        self.errors = errors
+        self.asked = 0
+        self.was_asked = asyncio.Event()
+
+    def setblocking(self, flag):
+        self._listener.setblocking(flag)
+
+    def close(self):
+        self._listener.close()
+
+    def _accept(self):
+        self.asked += 1
+        self.was_asked.set()
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return self._listener._accept()
+
+
+@pytest.fixture
+async def acceptor():
+    acceptor = Acceptor()
+    yield acceptor
+    acceptor.close()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A listener that its acceptor closes."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "own"))
+    sock.listen(100)
+    return sock
+
+
+class Came:
+    """What was accepted."""
+
+    def __init__(self):
+        self.queue = asyncio.Queue()
+
+    def __call__(self, sock):
+        self.queue.put_nowait(sock)
+
+    async def one(self):
+        async with asyncio.timeout(30):
+            return await self.queue.get()
+
+
+async def test_a_connection_is_a_plain_socket_that_no_child_inherits(acceptor, own):
+    came = Came()
+    acceptor.open(own, came)
+    (client,) = connect(own, 1)
+    sock = await came.one()
+    assert (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+    assert not os.get_inheritable(sock.fileno())
+    client.send(b"x")
+    assert sock.recv(10) == b"x"
+    sock.close()
+    client.close()
+
+
+async def test_each_listener_has_its_own_service(acceptor, own, tmp_path):
+    other, theirs, ours = socket.socket(socket.AF_UNIX), Came(), Came()
+    other.bind(str(tmp_path / "other"))
+    other.listen()
+    acceptor.open(own, ours)
+    acceptor.open(other, theirs)
+    (client,) = connect(other, 1)
+    (await theirs.one()).close()
+    assert ours.queue.empty()
+    client.close()
+
+
+async def test_the_end_closes_the_listeners(acceptor, own):
+    name = own.getsockname()
+    acceptor.open(own, Came())
+    acceptor.close()
+    assert own.fileno() == -1
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(name)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
+async def test_while_it_rests_it_does_not_look(acceptor, own, caplog, monkeypatch, number):
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.01)
+    failing, came = Failing(own, [number] * 3), Came()
+    acceptor.open(failing, came)
+    (client,) = connect(own, 1)
+    (await came.one()).close()
+    assert failing.asked in (4, 5)
+    assert caplog.text.count(os.strerror(number)) == 3
+    client.close()
+
+
+async def test_a_real_lack_of_descriptors(acceptor, own, monkeypatch):
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0.01)
+    came = Came()
+    acceptor.open(own, came)
+    (client,) = connect(own, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert came.queue.empty()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (await came.one()).close()
+    client.close()
+
+
+async def test_until_its_rest_is_over_it_does_not_look_at_all(acceptor, own):
+    failing = Failing(own, [errno.EMFILE] * 1000)
+    acceptor.open(failing, Came())
+    (client,) = connect(own, 1)
+    await failing.was_asked.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert failing.asked == 1
+    client.close()
+
+
+async def test_closed_while_it_rests(acceptor, own, caplog, monkeypatch):
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0)
+    failing = Failing(own, [errno.EMFILE] * 1000)
+    acceptor.open(failing, Came())
+    (client,) = connect(own, 1)
+    await failing.was_asked.wait()
+    acceptor.close()
+    asked = failing.asked
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert failing.asked == asked
+    assert {record.name for record in caplog.records} == {"buswork.native.accept"}
+    client.close()
+
+
+async def test_many_failures_are_few_lines(acceptor, own, caplog, monkeypatch):
+    monkeypatch.setattr(accept, "PAUSE_SECONDS", 0)
+    came = Came()
+    acceptor.open(Failing(own, [errno.EMFILE] * 1000), came)
+    (client,) = connect(own, 1)
+    (await came.one()).close()
+    assert len(caplog.records) == 10
+    client.close()

@@ -13,21 +13,21 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from client.private_bus import PrivateBus
+from support.container import HOME, Container
 from support.fakedriver import FakeDriver, FakePlayer
+from support.places import eventually
 
 from buswork.client.fsct import IpcDriver
 from buswork.fsct.wire.terms import Status
 
-pytestmark = [
-    pytest.mark.tools,
-    pytest.mark.skipif(shutil.which("playerctl") is None, reason="not installed: playerctl"),
-]
-
+AGENT = "buswork-agent.service"
+CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 MPRIS_FOR_MPV = pathlib.Path("/usr/lib/mpv-mpris/mpris.so")
 MPV = "org.mpris.MediaPlayer2.mpv"
+tools = pytest.mark.tools
 needs_mpv = pytest.mark.skipif(
-    shutil.which("mpv") is None or not MPRIS_FOR_MPV.exists(),
-    reason="not installed: mpv, mpv-mpris",
+    shutil.which("mpv") is None or shutil.which("playerctl") is None or not MPRIS_FOR_MPV.exists(),
+    reason="not installed: mpv, mpv-mpris, playerctl",
 )
 
 
@@ -106,6 +106,7 @@ async def ended(process: subprocess.Popen[str]) -> int:
     return await asyncio.to_thread(process.wait, 20)
 
 
+@tools
 @needs_mpv
 async def test_mpv_from_its_first_track_to_its_end(session: Session) -> None:
     agent = session.agent()
@@ -152,6 +153,7 @@ async def test_mpv_from_its_first_track_to_its_end(session: Session) -> None:
     assert await ended(agent) == 0
 
 
+@tools
 @needs_mpv
 async def test_following_playerctld(session: Session) -> None:
     session.agent("--follow", "playerctld")
@@ -174,6 +176,7 @@ def preferred(session: Session) -> str | None:
     return session.driver.players[number].state.texts.title if number else None
 
 
+@tools
 async def test_programs_of_the_user_come_through_the_agent(session: Session) -> None:
     agent = session.agent()
     path = session.runtime / "fsct" / "fsct.sock"
@@ -190,6 +193,7 @@ async def test_programs_of_the_user_come_through_the_agent(session: Session) -> 
     assert not os.access(path, os.F_OK)
 
 
+@tools
 async def test_it_ends_with_the_session(session: Session) -> None:
     agent = session.agent()
     await session.driver.asked("get_protocol_version")
@@ -197,3 +201,52 @@ async def test_it_ends_with_the_session(session: Session) -> None:
     assert await ended(agent) == 1
     assert "the session bus is gone" in (session.bus.folder / "log").read_text()
     assert "Traceback" not in (session.bus.folder / "log").read_text()
+
+
+# --- The shipped units, under the manager of a user -----------------------------------------------
+
+# As pip would have made it, where the container's installation has not.
+INSTALL = f"""\
+cd {HOME}/bin
+[ -e buswork-agent ] || sed s/buswork.daemon/buswork.fsct.agent/ busworkd > buswork-agent
+chmod +x buswork-agent
+"""
+# PAM knows nobody of the container; all that it would do for us is this variable.
+NO_PAM = "[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n"
+
+
+def write(container: Container, path: str, text: str) -> None:
+    script = 'mkdir -p "$(dirname "$1")" && printf %s "$2" > "$1"'
+    container.run(["sh", "-c", script, "sh", path, text])
+
+
+@pytest.mark.systemd
+def test_the_units() -> None:
+    with Container() as container:
+        uid = container.uid("alice")
+        runtime = f"/run/user/{uid}"
+
+        def alice(*words: str) -> str:
+            command = ["env", f"XDG_RUNTIME_DIR={runtime}", *words]
+            return str(container.run(command, "alice").stdout)
+
+        def show(name: str) -> str:
+            return alice("systemctl", "--user", "show", "--value", "-p", name, AGENT).strip()
+
+        write(container, "/etc/systemd/system/user@.service.d/pam.conf", NO_PAM)
+        container.run(["sh", "-c", INSTALL])
+        container.run(["systemctl", "daemon-reload"])
+        container.run(["systemctl", "start", f"user@{uid}"])
+
+        alice("systemctl", "--user", "start", "buswork-agent.socket")
+        modes = alice("stat", "-c", "%a %U", f"{runtime}/fsct", f"{runtime}/fsct/fsct.sock")
+        assert modes.split("\n")[:2] == ["700 alice", "600 alice"]
+        assert show("ActiveState") == "inactive"
+
+        # The first client starts it; it serves in its sandbox, with a driver or without.
+        alice("python3", "-c", CONNECT, f"{runtime}/fsct/fsct.sock")
+        eventually(lambda: show("ActiveState") == "active")
+        assert show("StatusText") in ("waiting for the driver", "connected to the driver")
+
+        alice("systemctl", "--user", "stop", AGENT)
+        assert (show("Result"), show("ExecMainStatus")) == ("success", "0")

@@ -396,6 +396,8 @@ async def test_hundreds_of_requests_that_all_have_to_wait(house, client):
     house.polkit.may_answer.clear()
     numbers = [client.ask("register_player", "") for _ in range(400)]
     await house.polkit.was_asked.wait()
+    (connection,) = house.server._connections
+    assert len(connection._waiting) == MAX_IN_FLIGHT
     house.polkit.may_answer.set()
     assert [await client.answer() for _ in numbers] == [[1, n, None, n] for n in numbers][:256] + [
         [1, n, f"uid {UID} may have 256 objects at once, and has them", None] for n in numbers[256:]
@@ -416,8 +418,10 @@ async def test_who_does_not_read_is_not_read_either(house):
         chunk = module.CHUNK_BYTES // len(request) * 4000  # answers to what was read at once
         assert module.MAX_UNREAD_BYTES < len(stuffed._unsent) < module.MAX_UNREAD_BYTES + chunk
         deaf.reader._transport.resume_reading()
+        deaf.writer.write_eof()
         for _ in range(sent):
             assert len(json.loads(await deaf.line())["result"]) == 100
+        assert await deaf.ended()
         assert house.used("waiting_bytes") == 0
 
 
@@ -439,16 +443,36 @@ async def test_a_half_closed_connection_is_answered(house, client):
     await nobody(house)
 
 
-async def test_what_waits_when_a_connection_is_half_closed_is_answered(house, client):
-    """More than may be in flight, so that some are still in the decoder."""
+@pytest.mark.parametrize("temporary", [False, True], ids=["one question", "a question each"])
+@pytest.mark.parametrize("number", [1, 200])
+async def test_what_waits_when_a_connection_is_half_closed_is_answered(
+    house, client, number, temporary
+):
+    """More than may be in flight, too, so that some are still in the decoder."""
+    house.polkit.temporary = temporary
     house.polkit.may_answer.clear()
-    numbers = [client.ask("register_player", "") for _ in range(200)]
+    numbers = [client.ask("register_player", "") for _ in range(number)]
     client.writer.write_eof()
     await house.polkit.was_asked.wait()
+    if number == 1:
+        (connection,) = house.server._connections
+        await until(lambda: connection._ends)
     house.polkit.may_answer.set()
     assert [await client.answer() for _ in numbers] == [[1, n, None, n] for n in numbers]
     assert await client.ended()
     await nobody(house)
+
+
+async def test_who_leaves_while_polkit_thinks_is_not_waited_for(house, client):
+    house.polkit.may_answer.clear()
+    client.ask("register_player", "p")
+    await house.polkit.was_asked.wait()
+    client.close()
+    await nobody(house)
+    house.polkit.may_answer.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert their_player(house).id == 1
 
 
 async def test_half_a_message_at_the_end_is_none(house, client):
@@ -522,6 +546,21 @@ async def test_the_time_of_a_message_begins_with_the_message(house, client, monk
     await until(lambda: all(timer.cancelled() for _, timer in timers))
 
 
+async def test_a_message_behind_one_that_waits_is_not_slow(house, client):
+    """Nobody reads the rest of it."""
+    house.polkit.may_answer.clear()
+    client.send(encode_request(1, "register_player", ["p"]) + VERSION_REQUEST[:-1])
+    await house.polkit.was_asked.wait()
+    (connection,) = house.server._connections
+    assert connection._message_timer is None
+    house.polkit.may_answer.set()
+    assert await client.answer() == [1, 1, None, 1]
+    assert connection._message_timer is not None
+    client.send(VERSION_REQUEST[-1:])
+    assert await client.answer() == VERSION_ANSWER
+    assert connection._message_timer is None
+
+
 async def test_a_request_that_nobody_decides_about_is_answered_all_the_same(tmp_path):
     async with a_house(tmp_path, patience=Patience(request_seconds=0.01)) as house:
         house.polkit.may_answer.clear()
@@ -565,6 +604,10 @@ async def test_large_messages_are_counted_while_they_come(tmp_path, caplog):
         assert await first.answer() == [1, 9, None, None]
         assert house.used("waiting_bytes") == 0
         assert len(house.driver.player(1).texts.title) == 4096
+        first.send(request[:-1])
+        await until(lambda: house.used("waiting_bytes") == 1 << 20)
+        first.close()
+        await nobody(house)
 
 
 async def test_unread_answers_are_counted_too(tmp_path):
@@ -816,7 +859,10 @@ async def test_nothing_is_left_of_connections(house):
             for client in found:
                 await client.call("register_player", "p")
                 client.send(VERSION_REQUEST[:-1])
+            (known,) = {player.owner.known for player in house.driver.players.values()}
+            assert known.holders == 20
         await nobody(house)
+        assert known.holders == 0
     assert not house.driver.players
     assert descriptors() == before
     await until(lambda: len(asyncio.all_tasks()) == tasks)

@@ -877,6 +877,7 @@ async def test_a_device_that_hangs_is_tried_less_and_less(monkeypatch):
             room.clock.pass_time(RETRY_MAX_S)
         await room.rest()
         assert room.clock.slept == [RETRY_FIRST_S * 2**n for n in range(5)]
+        assert len(room.workers) == 6  # each is opened once
 
 
 async def test_errors_are_logged_when_they_change(room, dac, shown, caplog):
@@ -1052,6 +1053,7 @@ async def test_after_the_end_nothing_is_heard(room, dac):
 
 async def test_sleep_is_an_unplug_and_waking_a_plug(room, dac, shown):
     room.sessions.sleep(True)
+    assert not room.displays  # at once
     await room.rest()
     assert words(dac) == ["enable 0"]
     assert (room.displays, room.tasks(), room.opened()) == ([], [], 0)
