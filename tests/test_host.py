@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+from pathlib import Path
 
 from buswork.host import Host
 
@@ -16,6 +17,19 @@ def host(**passed):
 def test_descriptors_of_an_earlier_daemon_are_found_by_their_prefix():
     made = host(**{"toy-1": [11, 12], "toy-2": [13], "store": [14], "a-toy-1": [15]})
     assert made.descriptors("toy-") == {"toy-1": [11, 12], "toy-2": [13]}
+
+
+def test_sockets_are_made_where_they_belong_or_where_it_was_said():
+    own, tmp = Path("/run/toy"), Path("/tmp")
+    made = host()
+    assert made.places(own) == []
+    made.socket_dirs = None
+    assert made.places(own) == [own]
+    made.tmp_dir = tmp
+    assert made.places(own) == [own]
+    assert made.places(own, also_tmp=True) == [own, tmp]
+    made.socket_dirs = [tmp, Path("/x")]
+    assert made.places(own, also_tmp=True) == [tmp, Path("/x")]
 
 
 def test_only_listening_unix_sockets_are_taken(tmp_path, caplog):

@@ -42,9 +42,6 @@ DAEMON_PATH = "/org/buswork"
 LOG_CONTROL_PATH = "/org/freedesktop/LogControl1"
 API_VERSION = 1
 
-# Where native sockets are; the units of systemd and tmpfiles.d/buswork.conf say the same.
-RUN_DIRECTORY = Path("/run/buswork")
-
 # RequestName: do not wait in line for the name, and let nobody take it from us.
 DO_NOT_QUEUE = 4
 PRIMARY_OWNER = 1
@@ -271,6 +268,7 @@ async def _serve(options: argparse.Namespace, log_target: str) -> int:
         passed=systemd.take_listen_fds(),
         has_manager=systemd.has_manager(),
         socket_dirs=_socket_dirs(options),
+        tmp_dir=Path(os.environ.get("TMPDIR") or "/tmp") if options.tmp_sockets else None,
         state_dir=_state_dir(options),
         simulate=options.simulate,
     )
@@ -293,15 +291,14 @@ def _maker(name: str, options: argparse.Namespace) -> Maker:
     return lambda host: WINGS[name].make(host, options.limits[name], options)
 
 
-def _socket_dirs(options: argparse.Namespace) -> list[Path]:
-    """Where to make native sockets; under systemd, whose units make them, nowhere."""
+def _socket_dirs(options: argparse.Namespace) -> list[Path] | None:
+    """Where to make native sockets, if that was said; under systemd, whose units do, nowhere."""
     named = options.socket_dir
     if named is None:
         named = [Path(word) for word in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if word]
         if not named and not systemd.has_manager():
-            named = [RUN_DIRECTORY]
-    tmp = [Path(os.environ.get("TMPDIR") or "/tmp")] if options.tmp_sockets else []
-    return list(dict.fromkeys((*named, *tmp)))
+            return None
+    return list(named)
 
 
 def _state_dir(options: argparse.Namespace) -> Path | None:
@@ -386,8 +383,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="make the native sockets in this directory; may be repeated "
-        f"(default: $RUNTIME_DIRECTORY if set; else {RUN_DIRECTORY}, but under systemd none, for "
-        "its units make them)",
+        "(default: $RUNTIME_DIRECTORY if set; else where each belongs, below /run, but none "
+        "under systemd, whose units make them)",
     )
     parser.add_argument(
         "--tmp-sockets",

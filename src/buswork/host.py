@@ -30,8 +30,10 @@ class Host:
     passed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     # Whether there is a service manager that keeps descriptors for us.
     has_manager: bool = False
-    # Where to make native sockets; nowhere under systemd, whose units make them.
-    socket_dirs: Sequence[Path] = ()
+    # Where to make native sockets; None: each where it belongs. Under systemd its units make them.
+    socket_dirs: Sequence[Path] | None = ()
+    # Where to make those in addition that an original has in /tmp, if anywhere.
+    tmp_dir: Path | None = None
     # Where a wing may remember things over restarts, if anywhere.
     state_dir: Path | None = None
     # Simulated hardware instead of real one.
@@ -40,6 +42,13 @@ class Host:
     def descriptors(self, prefix: str) -> dict[str, Sequence[int]]:
         """The descriptors that an earlier daemon left with the service manager, by name."""
         return {name: fds for name, fds in self.passed.items() if name.startswith(prefix)}
+
+    def places(self, own: Path, *, also_tmp: bool = False) -> list[Path]:
+        """The directories for a wing's native sockets; `own` is where they belong."""
+        places = [own] if self.socket_dirs is None else list(self.socket_dirs)
+        if also_tmp and self.tmp_dir is not None:
+            places.append(self.tmp_dir)
+        return list(dict.fromkeys(places))
 
     def sockets(self, name: str) -> list[socket.socket]:
         """The listening sockets that the service manager passed under this name."""

@@ -321,6 +321,12 @@ async def test_a_socket_of_the_service_manager(world):
     writer.close()
 
 
+async def test_the_variable_says_where(world, monkeypatch):
+    monkeypatch.setenv("FSCT_IPC_ENDPOINT", str(world.folder / "elsewhere"))
+    await world.start(socket_dirs=[world.folder])
+    assert [path.name for path in world.folder.iterdir()] == ["elsewhere"]
+
+
 async def test_a_place_that_is_taken(world, caplog):
     (world.folder / SOCKET_NAME).write_text("not ours")
     await world.start(socket_dirs=[world.folder, world.folder / "nowhere"])

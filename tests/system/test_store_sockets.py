@@ -134,7 +134,7 @@ def test_the_daemon_makes_its_own_sockets_and_leaves_those_of_others(machine, da
     assert sorted(os.listdir(own)) == ["mapipc_set"]
 
     (own / "mapipc_set").unlink()
-    killed = machine.start_daemon("--socket-dir", str(own))
+    killed = machine.start_daemon("--wings", "store", "--socket-dir", str(own))
     os.kill(killed.pid, signal.SIGKILL)
     killed.process.wait()
     assert sorted(os.listdir(own)) == sorted(NAMES)

@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import logging
+import os
 from collections.abc import Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buswork.authority import Lease, Quotas
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 # The socket's name, as unit and as file.
 SOCKET = "fsct"
 SOCKET_NAME = "fsct.sock"
+# As systemd/buswork-fsct.socket has it, and what says otherwise.
+RUN_DIRECTORY = Path("/run/fsct")
+ENDPOINT_VARIABLE = "FSCT_IPC_ENDPOINT"
 SIMULATOR_PATH = "/org/buswork/simulator"
 
 
@@ -113,14 +118,21 @@ class FsctWing:
 
     def _open_sockets(self) -> None:
         self._files = []
-        for place in self.host.socket_dirs:
+        for path in self._socket_paths():
             try:
-                self._files.append(SocketFile(place / SOCKET_NAME))
+                self._files.append(SocketFile(path))
             except (PlaceTaken, OSError) as error:
-                log.error("players can't reach the driver at %s: %s", place / SOCKET_NAME, error)
+                log.error("players can't reach the driver at %s: %s", path, error)
         passed = self.host.sockets(SOCKET)
         for listener in (*passed, *(made.listener for made in self._files)):
             self.rpc.open(listener)
+
+    def _socket_paths(self) -> list[Path]:
+        """Where to make the socket; the plan's variable decides, if it is there."""
+        endpoint = os.environ.get(ENDPOINT_VARIABLE, "")
+        if endpoint.strip():
+            return [Path(endpoint)]
+        return [place / SOCKET_NAME for place in self.host.places(RUN_DIRECTORY)]
 
     def _remember(self, change: Change) -> None:
         if not isinstance(change, PreferredChanged):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from pathlib import Path
 
 from buswork.errors import BusworkError
 from buswork.host import Host, Kind
@@ -10,12 +11,15 @@ from buswork.native.places import make_sockets
 from buswork.store.face import PATH, Hints, StoreFace
 from buswork.store.model import Limits, Store
 from buswork.store.native.keep import NAME as KEPT_PREFIX
-from buswork.store.native.keep import Keep, forget, restore
+from buswork.store.native.keep import Keep, restore
 from buswork.store.native.memory import SharedMemory
 from buswork.store.native.sockets import NAMES, Doors
 from buswork.store.native.streams import WatchStreams
 
 log = logging.getLogger(__name__)
+
+# As systemd/buswork-store.socket has it.
+RUN_DIRECTORY = Path("/run/buswork")
 
 
 def _unix_us() -> int:
@@ -35,8 +39,7 @@ class StoreWing:
         kept = self.host.descriptors(KEPT_PREFIX)
         if kept:
             log.info("%d keys outlived the daemon before", restore(self.store, kept))
-        self.keep = Keep(self.store) if self.host.has_manager else None
-        forget(kept)
+        self.keep = Keep(self.store, kept) if self.host.has_manager else None
         self.memory = SharedMemory(self.store, self.host.epoch)
         self.streams = WatchStreams(self.store)
         self.hints = Hints(self.edge)
@@ -56,7 +59,7 @@ class StoreWing:
 
     def _open_doors(self) -> None:
         self.doors = Doors(self.store, self.host.authority, memory=self.memory)
-        places = self.host.socket_dirs
+        places = self.host.places(RUN_DIRECTORY, also_tmp=True)
         self._files = [made for place in places for made in make_sockets(place, NAMES)]
         passed = self.host.sockets("store")
         for listener in (*passed, *(made.listener for made in self._files)):

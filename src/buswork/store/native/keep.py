@@ -21,9 +21,9 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
-from buswork import systemd
 from buswork.store.model import Entry, Store, is_private
 from buswork.store.wire.kept import (
     MAGIC,
@@ -31,11 +31,13 @@ from buswork.store.wire.kept import (
     Operation,
     Record,
     ValueKind,
-    encode_record,
+    encode_event,
+    encode_put,
     is_whole,
     read_records,
 )
 from buswork.store.wire.values import Json
+from buswork.systemd import DescriptorStore
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +58,23 @@ LONGEST = 2.25
 class _Log:
     """One memfd, appended to."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, manager: DescriptorStore, on_held: Callable[[], None]) -> None:
         self.name = name
         self.size = 0
+        self.is_held = False
+        self._manager = manager
+        self._on_held = on_held
         self._fd = os.memfd_create(f"buswork {name}", os.MFD_CLOEXEC)
         try:
             self.append(MAGIC)
         except BaseException:
             os.close(self._fd)
             raise
-        self.is_held = systemd.store_descriptor(name, self._fd)
+        manager.put(name, self._fd, self._held)
+
+    def _held(self) -> None:
+        self.is_held = True
+        self._on_held()
 
     def append(self, data: bytes) -> None:
         written = 0
@@ -76,29 +85,30 @@ class _Log:
     def give_up(self) -> None:
         """Takes it back from the manager; doing so twice does no harm."""
         if self._fd >= 0:
-            if self.is_held:
-                systemd.remove_descriptor(self.name)
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, 0)  # whether or not the manager has heard us
-            os.close(self._fd)
+            _give_up(self._manager, self.name, self._fd)
             self._fd = -1
 
 
 class Keep:
     """Writes the store's changes down until it is closed."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, earlier: Mapping[str, Sequence[int]] | None = None) -> None:
+        """`earlier`: the logs of the daemon before us, which are ours to give up."""
         self._store = store
-        self._log = self._new_log()
-        if not self._log.is_held:
-            log.warning("the service manager takes no descriptor; nothing would survive a crash")
+        self._manager = DescriptorStore()
+        self._earlier: Mapping[str, Sequence[int]] = {}
         self._next: _Log | None = None
         self._copying: asyncio.Task[None] | None = None
         self._appended = 0  # since the last slice
         self._put_off_until = 0  # so long the log must be before the next try
+        self._log = self._new_log()
         for key, entry in store.entries():
             self._log.append(_record_of(key, entry))
-        self._log.append(encode_record(Record(Operation.WHOLE)))
+        self._log.append(encode_event(Operation.WHOLE))
+        self._earlier = earlier or {}
+        self._give_up_earlier()
+        if not self._log.is_held:
+            log.warning("the service manager did not take the log: a crash would lose what is set")
         store.on_entry = self._entry_changed
 
     def stop(self) -> None:
@@ -106,17 +116,26 @@ class Keep:
         self._store.on_entry = None
         if self._copying is not None:
             self._copying.cancel()
+        self._manager.close()
 
     def close(self) -> None:
         """Gives up all that is kept: nothing outlives an orderly end."""
-        self.stop()
         for each in (self._log, self._next):
             if each is not None:
                 each.give_up()
+        earlier, self._earlier = self._earlier, {}
+        forget(self._manager, earlier)
+        self.stop()
 
     def _new_log(self) -> _Log:
         # Names sort by age, and none is that of a log of the daemon before us.
-        return _Log(f"{NAME}{time.time_ns():020}")
+        return _Log(f"{NAME}{time.time_ns():020}", self._manager, self._give_up_earlier)
+
+    def _give_up_earlier(self) -> None:
+        """They are needed until the manager holds a whole log of ours."""
+        if self._earlier and self._log.is_held:
+            earlier, self._earlier = self._earlier, {}
+            forget(self._manager, earlier)
 
     def _entry_changed(self, key: str | None, entry: Entry | None) -> None:
         data = _record_of(key, entry)
@@ -167,11 +186,11 @@ class Keep:
 
     async def _fill(self, new: _Log) -> None:
         """Fills the new log; what changes meanwhile is in it already, and newer."""
-        # Not list(entries): so many tuples would set off the garbage collector, which takes twenty
-        # times as long; and the entries would keep values that nobody has any more.
-        keys, revision = [key for key, _ in self._store.entries()], self._store.revision
+        # Keys, not entries: so many tuples would set off the garbage collector, and the entries
+        # would keep values that nobody has any more.
+        revision = self._store.revision
         size = records = 0
-        for key in keys:
+        for key in chain.from_iterable(self._store.walk()):
             entry = _entry_of(self._store, key)
             if entry is not None and entry.revision <= revision:
                 data = _record_of(key, entry)
@@ -183,25 +202,25 @@ class Keep:
             if size > SLICE_BYTES or records > SLICE_RECORDS:
                 size = records = self._appended = 0
                 await asyncio.sleep(0)
-        new.append(encode_record(Record(Operation.WHOLE)))
+        new.append(encode_event(Operation.WHOLE))
         self._log.give_up()
         self._log, self._next, self._copying = new, None, None
         self._put_off_until = 0
+        self._give_up_earlier()
 
 
 def restore(store: Store, descriptors: Mapping[str, Sequence[int]]) -> int:
     """Puts back what the daemon before us kept; returns how many keys.
 
-    The youngest whole log is it. The descriptors are closed; what the manager still holds is
-    `forget`'s, once there is a new log.
+    The youngest whole log is it. The descriptors stay as they are: they are `forget`'s, once there
+    is a new log.
     """
     records: dict[str, Record] = {}
     for name, fd in sorted((name, fd) for name, fds in descriptors.items() for fd in fds):
         log.debug("%s is looked at", name)
         with (
             contextlib.suppress(OSError, ValueError),  # an empty one can't be mapped
-            os.fdopen(fd, "rb") as file,
-            mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as kept,
+            mmap.mmap(fd, 0, prot=mmap.PROT_READ) as kept,
         ):
             if is_whole(kept):
                 records = _final_records(kept)
@@ -211,10 +230,18 @@ def restore(store: Store, descriptors: Mapping[str, Sequence[int]]) -> int:
     return len(records)
 
 
-def forget(descriptors: Mapping[str, Sequence[int]]) -> None:
-    """Takes earlier logs back from the manager, which would hand them out again."""
-    for name in descriptors:
-        systemd.remove_descriptor(name)
+def forget(manager: DescriptorStore, descriptors: Mapping[str, Sequence[int]]) -> None:
+    """Gives earlier logs up; the manager would hand them out again."""
+    for name, fds in descriptors.items():
+        for fd in fds:
+            _give_up(manager, name, fd)
+
+
+def _give_up(manager: DescriptorStore, name: str, fd: int) -> None:
+    manager.remove(name)
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)  # whether or not the manager has heard us
+    os.close(fd)
 
 
 def _final_records(kept: mmap.mmap) -> dict[str, Record]:
@@ -238,16 +265,8 @@ def _entry_of(store: Store, key: str) -> Entry | None:
 
 def _record_of(key: str | None, entry: Entry | None) -> bytes:
     if key is None:
-        return encode_record(Record(Operation.CLEAR))
+        return encode_event(Operation.CLEAR)
     # What goes with a client must not outlive us: after a restart nobody would watch the client.
     if entry is None or entry.until_leaves is not None:
-        return encode_record(Record(Operation.REMOVE, key))
-    return _put_record(key, entry)
-
-
-def _put_record(key: str, entry: Entry) -> bytes:
-    expires_us = entry.expires_us or 0
-    kind = ValueKind.JSON if isinstance(entry.value, Json) else ValueKind.TEXT
-    return encode_record(
-        Record(Operation.PUT, key, entry.value, kind, entry.uid, entry.time_us, expires_us)
-    )
+        return encode_event(Operation.REMOVE, key)
+    return encode_put(key, entry.value, entry.uid, entry.time_us, entry.expires_us or 0)

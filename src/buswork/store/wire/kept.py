@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import mmap
 
+from buswork.store.wire.values import Json
+
 Log = bytes | mmap
 
 MAGIC = b"buswork store 1\n"
@@ -20,6 +22,7 @@ MAGIC = b"buswork store 1\n"
 _RECORD = struct.Struct("<IBBxxIQQII")
 RECORD_BYTES = _RECORD.size  # besides key and value
 _CHECKSUM = struct.Struct("<I")
+_CHECKED = struct.Struct("<BBxxIQQII")
 
 
 class ValueKind(enum.IntEnum):
@@ -37,6 +40,12 @@ class Operation(enum.IntEnum):
     WHOLE = 4
 
 
+# A member of an enum takes longer to look up and to pack.
+_PUT = int(Operation.PUT)
+_TEXT = int(ValueKind.TEXT)
+_JSON = int(ValueKind.JSON)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     operation: Operation
@@ -48,19 +57,23 @@ class Record:
     expires_us: int = 0
 
 
-def encode_record(record: Record) -> bytes:
-    key = record.key.encode()
-    head = _RECORD.pack(
-        0,
-        record.operation,
-        record.kind,
-        record.uid,
-        record.time_us,
-        record.expires_us,
-        len(key),
-        len(record.value),
-    )
-    rest = b"".join((head[_CHECKSUM.size :], key, record.value))
+def encode_put(key: str, value: bytes, uid: int, time_us: int, expires_us: int) -> bytes:
+    """What every set of the daemon writes: no record is made for it."""
+    return _encode(_PUT, key, value, uid, time_us, expires_us)
+
+
+def encode_event(operation: Operation, key: str = "") -> bytes:
+    """Anything but a put."""
+    return _encode(operation, key, b"", 0, 0, 0)
+
+
+def _encode(
+    operation: int, key: str, value: bytes, uid: int, time_us: int, expires_us: int
+) -> bytes:
+    name = key.encode()
+    kind = _JSON if type(value) is Json else _TEXT
+    sizes = len(name), len(value)
+    rest = _CHECKED.pack(operation, kind, uid, time_us, expires_us, *sizes) + name + value
     return _CHECKSUM.pack(zlib.crc32(rest)) + rest
 
 
