@@ -235,7 +235,7 @@ def journal(tmp_path, monkeypatch):
 
 @pytest.fixture
 def handler():
-    handler = JournalHandler()
+    handler = JournalHandler("toyd")
     yield handler
     handler._socket.close()
 
@@ -243,7 +243,9 @@ def handler():
 def test_a_record_is_one_datagram(journal, handler):
     record = record_of("hello")
     handler.emit(record)
-    assert journal.recv(1 << 16) == journal_datagram(record)
+    sent = journal.recv(1 << 16)
+    assert sent == journal_datagram(record, "toyd")
+    assert dict(parse_journal(sent))["SYSLOG_IDENTIFIER"] == "toyd"
 
 
 @pytest.mark.parametrize("what", ["absent", "too long", "full"])

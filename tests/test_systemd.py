@@ -1,3 +1,4 @@
+import asyncio
 import os
 import socket
 
@@ -63,3 +64,62 @@ def test_how_often_the_manager_wants_to_hear_of_us(monkeypatch, usec, pid, secon
         else:
             monkeypatch.setenv(name, value)
     assert systemd.watchdog_seconds() == seconds
+
+
+class Full:
+    """A manager whose queue is full until a test says otherwise."""
+
+    def __init__(self, monkeypatch):
+        self.is_full = True
+        self.heard = []
+        monkeypatch.setattr(systemd, "notify", self.notify)
+        monkeypatch.setattr(systemd, "AGAIN_SECONDS", 0.005)
+
+    def notify(self, *assignments, fds=()):
+        if not self.is_full:
+            self.heard.append((assignments[0].partition("=")[0], assignments[1][7:], *fds))
+        return not self.is_full
+
+
+async def test_descriptors_are_stored_and_taken_back_when_the_manager_has_room(monkeypatch):
+    full, held = Full(monkeypatch), []
+    store = systemd.DescriptorStore()
+
+    def replace():
+        held.append("new")
+        store.remove("old")
+
+    store.put("new", 5, replace)
+    store.remove("older")
+    store.put("never mind", 6, lambda: held.append("never mind"))
+    store.remove("never mind")
+    await asyncio.sleep(0.02)
+    assert (full.heard, held) == ([], [])
+    full.is_full = False
+    while len(full.heard) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    stored, *removed = full.heard
+    assert stored == ("FDSTORE", "new", 5)
+    assert sorted(removed) == [("FDSTOREREMOVE", "old"), ("FDSTOREREMOVE", "older")]
+    assert held == ["new"]
+    store.close()
+
+
+async def test_taking_back_twice_is_taking_back(monkeypatch):
+    full = Full(monkeypatch)
+    store = systemd.DescriptorStore()
+    store.remove("a")
+    store.remove("a")
+    full.is_full = False
+    store.close()
+    assert full.heard == [("FDSTOREREMOVE", "a")]
+
+
+async def test_in_the_end_what_is_not_heard_is_left(monkeypatch):
+    full = Full(monkeypatch)
+    store = systemd.DescriptorStore()
+    store.remove("a")
+    store.close()
+    full.is_full = False
+    await asyncio.sleep(0.02)
+    assert full.heard == []

@@ -155,26 +155,27 @@ class JournalHandler(logging.Handler):
 
     target = "journal"
 
-    def __init__(self) -> None:
+    def __init__(self, identifier: str = IDENTIFIER) -> None:
         super().__init__()
+        self._identifier = identifier
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
         self._fallback = ConsoleHandler()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._socket.sendto(journal_datagram(record), _JOURNAL)
+            self._socket.sendto(journal_datagram(record, self._identifier), _JOURNAL)
         except OSError:
             self._fallback.emit(record)
 
 
-def journal_datagram(record: logging.LogRecord) -> bytes:
+def journal_datagram(record: logging.LogRecord, identifier: str = IDENTIFIER) -> bytes:
     """A record in journald's native protocol ("Native Journal Protocol")."""
     message = "\n".join((_line(record), *_traceback(record)))
     fields = {
         "MESSAGE": message,
         "PRIORITY": str(_PRIORITIES.get(record.levelno, 6)),
-        "SYSLOG_IDENTIFIER": IDENTIFIER,
+        "SYSLOG_IDENTIFIER": identifier,
         "CODE_FUNC": record.funcName,
         "LOGGER": record.name,
     }
@@ -227,9 +228,10 @@ class Unhurried(logging.Handler):
         super().close()
 
 
-def set_up(level: str) -> Unhurried:
+def set_up(level: str, identifier: str = IDENTIFIER) -> Unhurried:
     """Sends the log where systemd wants it, or to stderr."""
-    handler = Unhurried(JournalHandler() if _stderr_is_journal() else ConsoleHandler())
+    to_journal = _stderr_is_journal()
+    handler = Unhurried(JournalHandler(identifier) if to_journal else ConsoleHandler())
     logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
     return handler
 

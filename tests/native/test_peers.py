@@ -101,7 +101,7 @@ async def test_who_has_something_of_ours_is_not_forgotten(tmp_path: Path) -> Non
         with pytest.raises(LimitsExceeded):
             quotas.take(UID, "descriptors")
         host.processes[0].kill()
-        while first.is_kept:
+        while first.is_kept:  # noqa: ASYNC110
             await asyncio.sleep(0)
         quotas.take(UID, "descriptors").release()
         assert first.peer in host.ended

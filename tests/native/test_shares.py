@@ -53,7 +53,7 @@ async def test_each_uid_has_its_turn(now: Callable[[float], None]) -> None:
     for uid, name in ((1, "a"), (1, "b"), (1, "c"), (2, "d"), (2, "e"), (3, "f")):
         shares.later(uid, lambda name=name: done.append(name))  # type: ignore[misc]
         assert shares.is_over(uid)
-    while len(done) < 6:
+    while len(done) < 6:  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert done == ["a", "d", "f", "b", "e", "c"]
     assert not shares.is_over(1)

@@ -43,6 +43,7 @@ PROJECT = f"{HOME}/project"
 PROGRAMS = {
     "busworkd": "buswork.daemon",
     "buswork": "buswork.cli",
+    "buswork-agent": "buswork.fsct.agent",
     "buswork-probe-fsct": "buswork.fsct.probe",
     "globstash": "buswork.thin.globstash",
     "mapipc": "buswork.thin.mapipc",

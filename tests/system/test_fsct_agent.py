@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from client.private_bus import PrivateBus
-from support.container import HOME, Container
+from support.container import Container
 from support.fakedriver import FakeDriver, FakePlayer
 from support.places import eventually
 
@@ -205,12 +205,6 @@ async def test_it_ends_with_the_session(session: Session) -> None:
 
 # --- The shipped units, under the manager of a user -----------------------------------------------
 
-# As pip would have made it, where the container's installation has not.
-INSTALL = f"""\
-cd {HOME}/bin
-[ -e buswork-agent ] || sed s/buswork.daemon/buswork.fsct.agent/ busworkd > buswork-agent
-chmod +x buswork-agent
-"""
 # PAM knows nobody of the container; all that it would do for us is this variable.
 NO_PAM = "[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n"
 
@@ -234,7 +228,6 @@ def test_the_units() -> None:
             return alice("systemctl", "--user", "show", "--value", "-p", name, AGENT).strip()
 
         write(container, "/etc/systemd/system/user@.service.d/pam.conf", NO_PAM)
-        container.run(["sh", "-c", INSTALL])
         container.run(["systemctl", "daemon-reload"])
         container.run(["systemctl", "start", f"user@{uid}"])
 

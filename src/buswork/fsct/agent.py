@@ -362,7 +362,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
-    handler = set_up(options.log_level)
+    handler = set_up(options.log_level, "buswork-agent")
     try:
         return asyncio.run(_serve(options))
     finally:

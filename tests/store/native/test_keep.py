@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import contextlib
 import gc
 import os
 import re
@@ -13,7 +14,7 @@ import pytest
 from buswork.store import model
 from buswork.store.model import Limits, Store
 from buswork.store.native import keep, memory
-from buswork.store.native.keep import Keep, forget, restore
+from buswork.store.native.keep import Keep, restore
 from buswork.store.wire.kept import RECORD_BYTES
 
 
@@ -33,12 +34,23 @@ class Manager:
             except BlockingIOError:
                 return self.held
             lines = dict(line.split("=", 1) for line in data.decode().split("\n"))
+            if "FDNAME" not in lines:
+                continue
             name = lines["FDNAME"]
             if "FDSTORE" in lines:
                 fds = array.array("i", ancillary[0][2])
                 self.held[name] = fds[0]
             else:
                 os.close(self.held.pop(name))
+
+    def fill(self) -> None:
+        """Its queue takes no more until it listens."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.connect(self._socket.getsockname())
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sock.send(b"WATCHDOG=1")
 
     def close(self) -> None:
         self._socket.close()
@@ -64,9 +76,15 @@ def handed_over(manager: Manager) -> dict[str, list[int]]:
 
 def next_life(manager: Manager) -> Store:
     """A store as the daemon after this one finds it; nothing was said to the one before."""
-    store = make_store()
-    restore(store, handed_over(manager))
+    store, left = make_store(), handed_over(manager)
+    restore(store, left)
+    close(left)
     return store
+
+
+def close(logs: dict[str, list[int]]) -> None:
+    for (fd,) in logs.values():
+        os.close(fd)
 
 
 def contents(store: Store) -> dict[str, tuple]:
@@ -111,8 +129,9 @@ def test_what_expired_while_nobody_ran_does_not_come_back(manager: Manager) -> N
     store = make_store()
     Keep(store)
     store.set(7, "key", b"1", ttl_ms=1)
-    late = Store(lambda: 2_000_000)
-    restore(late, handed_over(manager))
+    late, left = Store(lambda: 2_000_000), handed_over(manager)
+    restore(late, left)
+    close(left)
     assert late.count == 0
 
 
@@ -181,10 +200,14 @@ def test_descriptors_that_are_no_logs_are_closed(manager: Manager) -> None:
     fd = os.memfd_create("junk")
     os.write(fd, b"junk")
     empty = os.memfd_create("empty")
-    assert restore(store, {"store-log-1": [fd], "store-log-2": [empty]}) == 0
+    earlier = {"store-log-1": [fd], "store-log-2": [empty]}
+    assert restore(store, earlier) == 0
+    manager.held |= {name: os.dup(fds[0]) for name, fds in earlier.items()}
+    Keep(store, earlier).close()
     for each in (fd, empty):
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(each)
+    assert manager.listen() == {}
 
 
 def test_after_two_crashes_the_younger_log_counts_and_the_older_is_taken_back(
@@ -196,13 +219,13 @@ def test_after_two_crashes_the_younger_log_counts_and_the_older_is_taken_back(
     second = next_life(manager)
     Keep(second)
     second.set(7, "a", b"new")
+    left = handed_over(manager)
     for order in (list, lambda items: reversed(list(items))):
-        left = dict(order(handed_over(manager).items()))
         store = make_store()
-        restore(store, left)
+        restore(store, dict(order(left.items())))
         assert store.get(7, "a") == b"new"
-    kept = Keep(store)
-    forget(left)
+    kept = Keep(store, left)
+    assert len(manager.listen()) == 1
     kept.close()
     assert manager.listen() == {}
 
@@ -287,13 +310,72 @@ async def test_a_log_that_the_manager_does_not_take_is_not_the_next_one(
     kept = Keep(store)
     first = list(manager.listen())
     fds = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr("buswork.systemd.store_descriptor", lambda *_: False)
+    manager.fill()
     for number in range(100):
         store.set(7, "key", b"%040d" % number)
     assert kept._copying is None
     assert list(manager.listen()) == first
     assert contents(next_life(manager)) == contents(store)
     assert len(os.listdir("/proc/self/fd")) == fds
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+async def test_earlier_logs_are_needed_until_the_manager_has_the_new_one(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, rewritten: bool
+) -> None:
+    monkeypatch.setattr("buswork.systemd.AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    first = make_store()
+    Keep(first)
+    first.set(7, "a", b"acknowledged")
+    left = handed_over(manager)
+    store = make_store()
+    restore(store, left)
+    manager.fill()
+    kept = Keep(store, left)
+    await asyncio.sleep(0.05)
+    while rewritten and kept._copying is None:
+        store.set(7, "b", b"%d" % store.revision)
+    if kept._copying is not None:
+        await kept._copying
+    manager.listen()
+    assert contents(next_life(manager)) == contents(first)  # of all it never lost the earlier one
+    while set(manager.listen()) & set(left):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    store.set(7, "c", b"new")
+    assert contents(next_life(manager)) == contents(store)
+    kept.close()
+    assert manager.listen() == {}
+
+
+async def test_logs_are_taken_back_as_soon_as_the_manager_listens(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("buswork.systemd.AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(keep, "SMALL_LOG", 1000)
+    store = make_store()
+    kept = Keep(store)
+    first = set(manager.listen())
+    while kept._copying is None:
+        store.set(7, "key", b"%d" % store.revision)
+    manager.listen()
+    manager.fill()
+    await kept._copying
+    assert contents(next_life(manager)) == contents(store)
+    while first & set(manager.listen()):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert contents(next_life(manager)) == contents(store)
+    kept.stop()
+
+
+async def test_an_orderly_end_leaves_nothing_whatever_the_manager_hears(manager: Manager) -> None:
+    store = make_store()
+    kept = Keep(store)
+    store.set(7, "a", b"1")
+    manager.listen()
+    manager.fill()
+    kept.close()
+    assert contents(next_life(manager)) == {}
 
 
 async def test_a_log_that_can_never_be_rewritten_ends_before_it_takes_all_memory(

@@ -4,23 +4,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buswork.store.wire.kept import MAGIC, Operation, Record, encode_record, is_whole, read_records
+from buswork.store.wire.kept import (
+    MAGIC,
+    Operation,
+    Record,
+    ValueKind,
+    encode_event,
+    encode_put,
+    is_whole,
+    read_records,
+)
+from buswork.store.wire.values import Json
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 numbers = st.integers(0, 2**64 - 1)
-records = st.builds(
+puts = st.builds(
     Record,
     operation=st.just(Operation.PUT),
     key=texts,
     value=st.binary(),
-    kind=st.integers(0, 255),
+    kind=st.sampled_from(ValueKind),
     uid=st.integers(0, 2**32 - 1),
     time_us=numbers,
     expires_us=numbers,
 )
+events = st.builds(Record, st.sampled_from([Operation.REMOVE, Operation.CLEAR, Operation.WHOLE]))
 
 
-@given(st.lists(records))
+def encode_record(record: Record) -> bytes:
+    if record.operation != Operation.PUT:
+        return encode_event(record.operation, record.key)
+    value = Json(record.value) if record.kind == ValueKind.JSON else record.value
+    return encode_put(record.key, value, record.uid, record.time_us, record.expires_us)
+
+
+@given(st.lists(puts | events))
 def test_what_is_written_is_read(written: list[Record]) -> None:
     log = MAGIC + b"".join(map(encode_record, written))
     assert list(read_records(log)) == written
