@@ -1,0 +1,1 @@
+"""Flipper boards, several programs at once: the message runtime FMR over USB, UDP and a socket."""
