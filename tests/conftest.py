@@ -67,6 +67,12 @@ def _tiers(config: pytest.Config) -> dict[str, tuple[str, str | None]]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--vm", action="store_true", help="also run the tests in a virtual machine")
+    parser.addoption("--fuzz", action="store_true", help="fuzz for long: a million cases each")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fuzz"):  # the fuzzers read it when they are imported
+        os.environ.setdefault("BUSWORK_FUZZ_EXAMPLES", "100000")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
