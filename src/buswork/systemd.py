@@ -1,18 +1,24 @@
 """What a service says to its manager: ready, status, watchdog (sd_notify, without libsystemd)."""
 
 import array
+import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 # Descriptors that a manager passes begin here (sd_listen_fds).
 FIRST_FD = 3
 # As many as our units can have: the descriptor store and a few sockets.
 MAX_LISTEN_FDS = 64
+# How soon a manager whose queue is full is told again.
+AGAIN_SECONDS = 0.1
 
 
 def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
-    """Tells the service manager; False when there is none (or it does not listen)."""
+    """Tells the service manager. True: it is in its queue, which outlives us; False: there is none,
+    or its queue is full."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if not name:
         return False
@@ -33,14 +39,64 @@ def has_manager() -> bool:
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
-def store_descriptor(name: str, fd: int) -> bool:
-    """Gives the manager a copy of a descriptor, for whoever is started after us."""
-    return notify("FDSTORE=1", f"FDNAME={name}", fds=(fd,))
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    name: str
+    fd: int  # -1: it is taken back
+    then: Callable[[], None] | None = None
+
+    def run(self) -> bool:
+        if self.fd < 0:
+            return notify("FDSTOREREMOVE=1", f"FDNAME={self.name}")
+        return notify("FDSTORE=1", f"FDNAME={self.name}", fds=(self.fd,))
 
 
-def remove_descriptor(name: str) -> bool:
-    """Takes that copy back."""
-    return notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+class DescriptorStore:
+    """Descriptors that the manager holds for whoever is started after us.
+
+    What it does not take at once it is told again until it does, in the same order: so whatever is
+    taken back goes after that which came to replace it.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Errand] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def put(self, name: str, fd: int, then: Callable[[], None]) -> None:
+        """Gives it a copy, and calls back when it has it, at once or later. The descriptor stays
+        the caller's, and open until then, or until it is removed."""
+        self._add(_Errand(name, fd, then))
+
+    def remove(self, name: str) -> None:
+        """Takes that copy back."""
+        had_it = all(errand.name != name or errand.fd < 0 for errand in self._waiting)
+        self._waiting = deque(errand for errand in self._waiting if errand.name != name)
+        if had_it:
+            self._add(_Errand(name, -1))
+
+    def close(self) -> None:
+        """Tells what can still be told."""
+        while self._waiting and self._waiting[0].run():
+            self._waiting.popleft()
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _add(self, errand: _Errand) -> None:
+        self._waiting.append(errand)
+        if self._timer is None:
+            self._run()
+
+    def _run(self) -> None:
+        self._timer = None
+        while self._waiting:
+            if not self._waiting[0].run():
+                self._timer = asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._run)
+                return
+            then = self._waiting.popleft().then
+            if then is not None:
+                then()
 
 
 def watchdog_seconds() -> float | None:

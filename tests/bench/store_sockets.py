@@ -35,7 +35,7 @@ STARTS = 60
 HALF_OPEN = 100_000
 CLIENTS = 20
 ORIGINAL = {"get": 23_300, "set": 22_648}  # peer figures: medians of another, shared machine
-KEY, VALUE = "bench", "0123456789"
+KEY, VALUE = "bench", "##########"  # digits of a number that is another one each time
 REQUESTS = {
     "get": ("mapipc_get", KEY),
     "set": ("mapipc_set", f'{{\n    "key": "{KEY}",\n    "value": "{VALUE}"\n}}\n'),
