@@ -6,7 +6,12 @@ import subprocess
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import vm
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("calm")
 
 SKIPPED = pytest.StashKey[Counter[str]]()
 

@@ -128,3 +128,25 @@ async def test_kernels_without_the_peers_pidfd(
         with pytest.raises(expected):
             peers.of(Sock())  # type: ignore[arg-type]
     peers.close()
+
+
+async def test_who_hears_of_an_end_may_let_go(tmp_path: Path) -> None:
+    """Its descriptor is closed once: a moment later the number is somebody else's."""
+    async with a_host(tmp_path / "socket", 10) as host:
+        known = await host.meet()
+        host.peers.hold(known)
+        heard = asyncio.Event()
+
+        def on_end(peer: Peer) -> None:
+            host.peers.let_go(known)
+            taken.append(os.dup(0))  # by the same number, had it been closed already
+            heard.set()
+
+        taken: list[int] = []
+        host.peers._on_end = on_end
+        process = host.processes.pop()
+        process.kill()
+        await process.wait()
+        await heard.wait()
+        os.fstat(taken[0])
+        os.close(taken[0])

@@ -30,6 +30,11 @@ def bos_questions(machine: VirtualMachine, device: Device) -> int:
     return sum(entry.get("wValue") == "0x0f00" for entry in machine.record(device))
 
 
+def active_session(machine: VirtualMachine) -> str:
+    command = ["loginctl", "show-seat", "seat0", "--property=ActiveSession", "--value"]
+    return machine.run(command).stdout.strip()
+
+
 @pytest.mark.parametrize("interface", [0, 1])
 def test_a_display_is_the_daemons(machine: VirtualMachine, interface: int) -> None:
     """Also if udev's own list of interfaces lacks the one that matters: it is the last one, and
@@ -82,8 +87,7 @@ def test_who_sits_at_the_screen_gets_no_way_past_the_daemon(machine: VirtualMach
     try:
         machine.run(["udevadm", "control", "--reload"])
         machine.run(session)
-        active = ["loginctl", "show-seat", "seat0", "--property=ActiveSession", "--value"]
-        machine.until(lambda: machine.run(active).stdout.strip())
+        machine.until(lambda: active_session(machine))
         other, dac = machine.plug("lookalike"), machine.plug()
 
         def opens(device: Device, user: str) -> bool:
