@@ -7,6 +7,7 @@ Status 0: every goal was met.
 """
 
 import argparse
+import math
 import shutil
 import signal
 import subprocess
@@ -44,7 +45,9 @@ def reader(quick: bool) -> Iterator[Result]:
             goals, rows = [], []
             for figure in part(Path(name), quick):
                 shown = f"{figure.value:,.2f}" if figure.value < 1000 else f"{figure.value:,.0f}"
-                shown = f"{shown} {figure.unit}".strip()
+                shown = (
+                    figure.unit if math.isnan(figure.value) else f"{shown} {figure.unit}".strip()
+                )
                 if figure.goal:
                     goals.append(Goal(figure.what.strip(), figure.goal, shown, figure.met))
                 else:

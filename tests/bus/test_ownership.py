@@ -107,6 +107,43 @@ async def test_33_nothing_is_held_that_cannot_be_watched(bus, holdings, taken):
     assert taken == []
 
 
+async def test_35_a_thing_is_made_for_one_who_is_watched(bus, holdings, taken):
+    def make():
+        assert bus.matches == {owner_changed_rule(ALICE): 1}
+        return PATH, lambda: taken.append(PATH)
+
+    held = await holdings.make(Call(ALICE, 1000, 0, "/"), "toy", "a thing", make)
+    assert (holdings.all(), held.path) == ([held], PATH)
+    bus.leave(ALICE)
+    await bus.settle()
+    assert (taken, holdings.all(), bus.matches) == ([PATH], [], {})
+
+
+async def test_35_nothing_is_made_for_one_who_leaves_meanwhile(bus, holdings):
+    bus.answers[DRIVER, "GetNameOwner"] = lambda call: None
+    task = asyncio.create_task(
+        holdings.make(Call(ALICE, 1000, 0, "/"), "toy", "a thing", pytest.fail)
+    )
+    question = await bus.asked("GetNameOwner")
+    reply = bus.reply_message(question, "s", [ALICE]).write()
+    fields = {1: DRIVER_PATH, 2: DRIVER, 3: "NameOwnerChanged", 7: DRIVER}
+    left = bus.message(reference.SIGNAL, fields, "sss", [ALICE, ALICE, ""]).write()
+    bus.write(reply + left)
+    with pytest.raises(Gone):
+        await task
+    assert holdings.all() == []
+
+
+async def test_33_what_cannot_be_made_is_not_watched(bus, holdings):
+    def make():
+        raise LimitsExceeded("enough")
+
+    with pytest.raises(LimitsExceeded):
+        await holdings.make(Call(ALICE, 1000, 0, "/"), "toy", "a thing", make)
+    await bus.settle()
+    assert (holdings.all(), bus.matches) == ([], {})
+
+
 async def test_33_one_rule_a_client_however_much_it_holds(bus, holdings, taken):
     helds = [await hold(holdings, taken, f"{PATH}/{number}") for number in range(20)]
     assert bus.matches == {owner_changed_rule(ALICE): 1}

@@ -1,5 +1,6 @@
 """Tests of buswork fsct, on a private bus with simulated displays."""
 
+import asyncio
 import json
 import os
 import pty
@@ -12,7 +13,10 @@ import pytest
 from client.private_bus import PrivateBus
 
 from buswork.cli.exits import Exit
-from buswork.cli.fsct import _clock, _width
+from buswork.cli.fsct import _clock, _width, play
+from buswork.cli.output import InputError, Output
+from buswork.cli.parser import make_parser
+from buswork.client import Client
 
 EVIL = "a\x1b[31m\nb"
 SECONDS = 10.0
@@ -229,6 +233,29 @@ def test_a_player_that_is_taken_away(simulated):
     said = playing.process.communicate(timeout=SECONDS)[1]
     assert playing.process.returncode == Exit.FAILED
     assert f"took player {playing.number} away" in said
+
+
+async def test_the_end_of_other_players_is_no_matter(simulated):
+    async with Client(simulated.address) as client, Client(simulated.address) as other:
+        ask, asked, has_asked = client.driver.list_players, [], asyncio.Event()
+
+        async def list_players():
+            asked.append(await ask())
+            has_asked.set()
+            return asked[-1]
+
+        client.driver.list_players = list_players
+        options = make_parser().parse_args(["fsct", "play", "--title", "x"])
+        playing = asyncio.create_task(play(client, options, Output()))
+        async with asyncio.timeout(SECONDS):
+            await has_asked.wait()  # it has looked once, and listens
+            (number,) = asked[0]
+            for _ in range(20):
+                await other.driver.unregister_player(await other.driver.register_player("other"))
+            await other.driver.unregister_player(number)
+            with pytest.raises(InputError, match=f"took player {number} away"):
+                await playing
+        assert len(asked) == 2
 
 
 def test_a_player_outlives_the_daemon(bus):

@@ -7,10 +7,12 @@ from uuid import UUID
 import pytest
 from client.private_bus import PrivateBus
 
+from buswork.bus.library import variant
 from buswork.client import (
     BusworkError,
     Client,
     InvalidArgs,
+    LimitsExceeded,
     PlayerState,
     Status,
     TextId,
@@ -104,6 +106,74 @@ async def test_players(client):
     assert (player.timeline, player.position_ms) == (None, None)
     await driver.unregister_player(number)
     assert await driver.players() == []
+
+
+@pytest.fixture
+def altered(client, monkeypatch):
+    """Functions that alter what GetManagedObjects answers."""
+    ask, changes = client.call, []
+
+    async def call(target, member, *args, **options):
+        answer = await ask(target, member, *args, **options)
+        if member == "GetManagedObjects":
+            for change in changes:
+                change(answer)
+        return answer
+
+    monkeypatch.setattr(client, "call", call)
+    return changes
+
+
+async def test_what_a_newer_daemon_knows_hides_nothing(client, altered):
+    def newer(objects):
+        for faces in objects.values():
+            if "org.fsct.Player" in faces:
+                faces["org.fsct.Player"]["Status"] = variant("u", 6)
+            if "org.fsct.Device" in faces:
+                texts = faces["org.fsct.Device"]["Texts"].value
+                faces["org.fsct.Device"]["Texts"] = variant("a{uu}", texts | {0x55: 10})
+
+    number = await client.driver.register_player("mine")
+    await client.driver.update_player_state(number, STATE)
+    before = await devices(client)
+    altered.append(newer)
+    (player,) = await client.driver.players()
+    assert (player.status, player.texts) == (Status.UNKNOWN, STATE.texts)
+    assert await devices(client) == before
+
+
+async def test_more_than_one_answer_holds_is_read_piece_by_piece(client, simulated, altered):
+    def refuse(objects):
+        raise LimitsExceeded("too much")
+
+    async with Client(simulated.address) as other:
+        numbers = [
+            await each.driver.register_player(f"player {n}")
+            for n, each in enumerate((client, other, client))
+        ]
+        for number in numbers[::2]:
+            await client.driver.update_player_state(number, STATE)
+        players, both = await client.driver.players(), await devices(client)
+        assert [player.id for player in players] == numbers
+        altered.append(refuse)
+        assert await client.driver.players() == players
+        assert await devices(client) == both
+
+
+async def test_what_goes_while_it_is_read_piece_by_piece_is_passed_over(client, altered):
+    def refuse(objects):
+        raise LimitsExceeded("too much")
+
+    altered.append(refuse)
+    stays, goes = [await client.driver.register_player(name) for name in ("stays", "goes")]
+    ask, lists = client.driver.list_players, [[stays, goes]]
+
+    async def list_players():
+        return lists.pop() if lists else await ask()
+
+    client.driver.list_players = list_players
+    await client.driver.unregister_player(goes)
+    assert [player.id for player in await client.driver.players()] == [stays]
 
 
 async def test_a_running_position(client):

@@ -253,7 +253,7 @@ async def test_an_answer_that_makes_no_sense(server, driver):
 async def test_messages_that_nobody_asked_for_are_passed_over(server, driver):
     server.write(
         msgpackrpc.encode_response(4711, 1)
-        + msgpackrpc.encode_notification("hello", [])
+        + b"\x93\x02\xa5hello\x90"
         + msgpackrpc.encode_request(1, "get_protocol_version", [])
         + b"\xc0\x01\x90"
     )
@@ -559,7 +559,6 @@ async def test_a_player_that_goes_while_the_driver_goes_again(server, driver):
 async def test_a_player_that_is_not_taken_again_does_not_keep_the_others(server, driver):
     player = await driver.register_player("radio")
     await driver.assign_player_to_device(player, DEVICE)
-    await driver.set_preferred_player(player)
     server.refused["register_player"] = "Quota exceeded"
     server.hang_up()
     await back(server, driver, 2)
@@ -567,7 +566,7 @@ async def test_a_player_that_is_not_taken_again_does_not_keep_the_others(server,
         await driver.update_player_status(player, Status.PAUSED)
     del server.refused["register_player"]
     # What was allowed then is not now.
-    server.refused |= dict.fromkeys(("assign_player_to_device", "set_preferred_player"), "No")
+    server.refused["assign_player_to_device"] = "No"
     server.hang_up()
     await back(server, driver, 3)
     assert server.by_name("radio").state.status is Status.PAUSED
@@ -604,19 +603,58 @@ async def test_a_player_that_is_not_taken_again_may_go(server, driver, monkeypat
     assert server.calls("unregister_player") == []
 
 
-async def test_somebody_elses_preference_is_left_alone(server, driver):
+async def test_the_preference_is_the_drivers_to_remember(server, driver):
     player = await driver.register_player("radio")
     await driver.set_preferred_player(player)
     async with IpcDriver(server.path) as other:
-        theirs = await other.register_player("theirs")
-        server.held.add("get_preferred_player")
-        ours = next(client for client in server._clients if client.number == 1)
-        ours.transport.abort()
-        await server.asked("get_preferred_player")
-        await other.set_preferred_player(theirs)
-        server.release()
-        await back(server, driver, 3)
-        assert server.players[server.preferred].self_id == "theirs"
+        await other.set_preferred_player(None)  # somebody else's choice, and a newer one
+    await server.restart(first_id=50)
+    await back(server, driver, 3)
+    assert server.names() == ["radio"]
+    assert server.preferred is None
+    assert len(server.calls("set_preferred_player")) == 2
+
+
+async def test_a_player_that_could_not_be_taken_back_in_time_may_be_once_more(server):
+    async with IpcDriver(server.path, timeout=0.05) as driver:
+        player = await driver.register_player("radio")
+        await server.restart(first_id=50)
+        await back(server, driver, 2)
+        server.held.add("unregister_player")
+        with pytest.raises(TimedOut):
+            await driver.unregister_player(player)
+        server.held.clear()
+        await driver.unregister_player(player)
+        assert server.names() == []
+        assert [asked.args for asked in server.calls("unregister_player")] == [(50,), (50,)]
+
+
+async def test_a_player_that_could_not_be_taken_back_in_time_ends_with_its_driver(server):
+    async with IpcDriver(server.path, timeout=0.05) as driver:
+        player = await driver.register_player("radio")
+        server.held.add("unregister_player")
+        with pytest.raises(TimedOut):
+            await driver.unregister_player(player)
+        server.held.clear()
+        async with IpcDriver(server.path) as other:
+            await server.restart()
+            await back(server, driver, 4)
+            await other.register_player("theirs, by the same number")
+            assert server.names() == ["theirs, by the same number"]
+            await driver.unregister_player(player)
+            assert server.names() == ["theirs, by the same number"]
+
+
+async def test_a_refused_removal_may_be_asked_for_again_by_the_same_number(server, driver):
+    player = await driver.register_player("radio")
+    await server.restart(first_id=50)
+    await back(server, driver, 2)
+    server.refused["unregister_player"] = "Not now"
+    with pytest.raises(DriverError, match="Not now"):
+        await driver.unregister_player(player)
+    server.refused.clear()
+    await driver.unregister_player(player)
+    assert server.names() == []
 
 
 async def test_what_was_taken_back_stays_so(server, driver):

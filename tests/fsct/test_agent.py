@@ -4,6 +4,7 @@ import signal
 import socket
 import stat
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ async def test_a_player_is_registered_by_its_bus_name_and_told_whole_at_first(se
     assert state.timeline.rate == 1.0
 
 
-async def test_later_only_what_changed_status_first_then_timeline_then_texts(server, bridge):
+async def test_later_only_what_changed_and_more_than_one_thing_at_once(server, bridge):
     bridge.appeared("aa")
     bridge.changed("aa", SHOWN)
     await server.asked("update_player_state")
@@ -79,8 +80,10 @@ async def test_later_only_what_changed_status_first_then_timeline_then_texts(ser
         (Shown(Status.PAUSED, HERE, 240 * M, SHOWN.texts), ["status"]),
         (Shown(Status.PAUSED, Position(1, 0, 0.0), 240 * M, SHOWN.texts), ["timeline"]),
         (Shown(Status.PAUSED, Position(1, 0, 0.0), 100 * M, SHOWN.texts), ["timeline"]),
-        (Shown(Status.PAUSED, Position(1, 0, 0.0), 100 * M, Texts("two")), ["metadata"] * 4),
-        (SHOWN, ["status", "timeline", *["metadata"] * 4]),
+        (Shown(Status.PAUSED, Position(1, 0, 0.0), 100 * M, Texts("two")), ["state"]),
+        (Shown(Status.PAUSED, Position(1, 0, 0.0), 100 * M, Texts("three")), ["metadata"]),
+        (Shown(Status.PLAYING, HERE, 100 * M, Texts("three")), ["state"]),
+        (SHOWN, ["state"]),
     ):
         since = len(server.log)
         bridge.changed("aa", shown)
@@ -89,8 +92,7 @@ async def test_later_only_what_changed_status_first_then_timeline_then_texts(ser
         assert updates(server, since) == [f"update_player_{what}" for what in expected]
         assert server.players[1].state.status is shown.status
         assert server.players[1].state.texts == shown.texts
-    texts = [asked.args[1] for asked in server.calls("update_player_metadata")[-4:]]
-    assert texts == [TextId(n) for n in (1, 2, 3, 4)]
+    assert server.calls("update_player_metadata")[0].args == (1, TextId.CURRENT_TITLE, "three")
 
 
 async def test_what_the_driver_has_no_time_for_is_passed_over_and_the_newest_arrives(
@@ -189,17 +191,73 @@ async def test_a_driver_that_refuses_is_asked_again_later(server, bridge, monkey
     assert "aa can't be shown: Forbidden" in caplog.text
 
 
-async def test_what_arrived_before_a_refusal_does_not_stay(server, bridge, monkeypatch):
-    monkeypatch.setattr(module, "REFUSED_SECONDS", 0.02)
+async def test_after_a_refusal_the_state_as_a_whole(server, bridge):
     bridge.appeared("aa")
     bridge.changed("aa", SHOWN)
     await server.asked("update_player_state")
-    server.refused["update_player_metadata"] = "Forbidden"
-    bridge.changed("aa", Shown(Status.PAUSED, HERE, 240 * M, Texts("two")))
-    await server.asked("update_player_metadata")
-    assert server.players[1].state.status is Status.PAUSED
+    server.refused["update_player_status"] = "Forbidden"
+    paused = Shown(Status.PAUSED, HERE, 240 * M, SHOWN.texts)
+    bridge.changed("aa", paused)
+    await server.until(lambda: server.players[1].state.status is Status.PAUSED)
+    assert updates(server) == [f"update_player_{what}" for what in ("state", "status", "state")]
+    assert len(server.calls("register_player")) == 1
+
+
+async def test_a_player_that_somebody_unregistered_is_registered_again_at_once(server, bridge):
+    bridge.appeared("aa")
+    bridge.choose("aa")
     bridge.changed("aa", SHOWN)
-    await server.until(lambda: server.players[1].state.status is Status.PLAYING)
+    await server.asked("update_player_state")
+    async with IpcDriver(server.path) as somebody:
+        await somebody.unregister_player(1)
+    bridge.changed("aa", Shown(Status.PAUSED, HERE, 240 * M, SHOWN.texts))
+    async with asyncio.timeout(module.REFUSED_SECONDS / 2):
+        await server.until(lambda: server.by_name("aa").state.status is Status.PAUSED)
+        await server.until(lambda: server.preferred == 2)
+    assert server.names() == ["aa"]
+    bridge.vanished("aa")
+    await server.until(lambda: server.names() == [])
+
+
+async def test_pauses_after_refusals_double_until_there_is_news(server, bridge, monkeypatch):
+    monkeypatch.setattr(module, "REFUSED_SECONDS", 0.01)
+    times = []
+    server.on_request = lambda asked: times.append(asyncio.get_running_loop().time())
+    server.refused["register_player"] = "Quota"
+    bridge.appeared("aa")
+    await server.asked("register_player", 5)
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    for n, pause in enumerate(pauses):
+        assert pause >= 0.0099 * 2**n
+    server.refused.clear()
+    await server.until(lambda: server.names() == ["aa"])
+    bridge._mirrors["aa"]._pause = 1000.0
+    server.refused["update_player_state"] = "Forbidden"
+    bridge.changed("aa", SHOWN)
+    await server.asked("update_player_state")
+    server.refused.clear()
+    bridge.changed("aa", SHOWN)
+    await server.until(lambda: server.by_name("aa").state.status is Status.PLAYING)
+
+
+async def test_what_the_driver_has_no_answer_to_is_told_again(server, monkeypatch):
+    monkeypatch.setattr(module, "REFUSED_SECONDS", 0.01)
+    driver = IpcDriver(server.path, timeout=0.05)
+    await driver.open()
+    bridge = Bridge(driver)
+    server.held |= {"update_player_state", "unregister_player"}
+    bridge.appeared("aa")
+    bridge.changed("aa", SHOWN)
+    await server.asked("update_player_state", 2)
+    server.held.remove("update_player_state")
+    await server.until(lambda: server.by_name("aa").state.status is Status.PLAYING)
+    assert len(server.calls("register_player")) == 1
+    bridge.vanished("aa")
+    await server.asked("unregister_player", 2)
+    server.held.clear()
+    await server.until(lambda: server.names() == [])
+    await bridge.close()
+    await driver.close()
 
 
 async def test_at_the_end_all_players_are_taken_back(server, bridge):
@@ -398,6 +456,20 @@ async def test_its_own_socket_is_not_the_drivers(runtime, monkeypatch, caplog):
     monkeypatch.setenv("FSCT_IPC_ENDPOINT", own)
     assert await module._serve(make_parser().parse_args([])) == 2
     assert "the agent's own socket" in caplog.text
+
+
+async def test_its_own_socket_by_another_name(runtime):
+    (runtime / "fsct").mkdir()
+    own = runtime / "fsct" / "fsct.sock"
+    (runtime / "link").symlink_to(own)
+    names = [runtime / "fsct" / ".." / "fsct" / "fsct.sock", runtime / "link"]
+    for is_there in (False, True):
+        if is_there:
+            own.touch()
+            names.append(runtime / "hard")
+            names[-1].hardlink_to(own)
+        for name in names:
+            assert await module._serve(make_parser().parse_args(["--driver", str(name)])) == 2
 
 
 def test_where_the_driver_is(monkeypatch):

@@ -328,12 +328,21 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_socket_is_its_users_alone(place):
+def test_the_socket_is_its_users_alone(place, monkeypatch):
+    seen = []
+    link = os.link
+
+    def see(old, new, **options):
+        seen.append(mode(old))  # before it has its name
+        link(old, new, **options)
+
+    monkeypatch.setattr(os, "link", see)
     before = os.umask(0)
     try:
         file = make_socket(place)
     finally:
         os.umask(before)
+    assert seen == [0o600]
     assert mode(place) == 0o600
     assert mode(place.parent) == 0o700
     file.close()

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import stat
+import time
 
 import msgpack
 import pytest
@@ -22,7 +23,15 @@ from buswork.fsct import wing as module
 from buswork.fsct.face import INTERFACE, PATH
 from buswork.fsct.model.driver import Driver
 from buswork.fsct.model.driver import Limits as DriverLimits
-from buswork.fsct.wing import FSCT, SIMULATOR_PATH, SOCKET, SOCKET_NAME, Registrar
+from buswork.fsct.wing import (
+    FSCT,
+    REGISTRATIONS_A_SECOND,
+    REGISTRATIONS_AT_ONCE,
+    SIMULATOR_PATH,
+    SOCKET,
+    SOCKET_NAME,
+    Registrar,
+)
 from buswork.host import Host
 from buswork.usb.discovery import NoHotplug
 
@@ -284,6 +293,28 @@ def test_what_a_player_costs():
     assert quotas.used(1000, "objects") == quotas.used(2000, "objects") == 0
 
 
+def test_how_fast_a_user_may_register(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    driver, quotas = Driver(), Quotas(Limits())
+    registrar = Registrar(driver, quotas)
+
+    def come_and_go(uid=1000):
+        driver.unregister(registrar.register("x", uid, "owner").id)
+
+    for _ in range(REGISTRATIONS_AT_ONCE):
+        come_and_go()
+    with pytest.raises(LimitsExceeded, match="50 players a second"):
+        come_and_go()
+    assert quotas.used(1000, "objects") == 0
+    come_and_go(2000)
+    now += 1.001
+    for _ in range(REGISTRATIONS_A_SECOND):
+        come_and_go()
+    with pytest.raises(LimitsExceeded, match="50 players a second"):
+        come_and_go()
+
+
 # -- sockets -------------------------------------------------------------------------------------
 
 
@@ -353,6 +384,31 @@ async def test_nothing_is_left_in_the_end(world, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     paths = {message.fields[PATH_FIELD] for message in world.bus.signals("InterfacesRemoved")}
     assert paths == {"/org/fsct"}
+
+
+@pytest.mark.parametrize(
+    "part", ["Faces", "RpcServer", "FsctWing._make_sessions", "Sessions.start", "SocketFile"]
+)
+async def test_a_wing_that_cannot_start_leaves_nothing_behind(world, monkeypatch, part):
+    def fail(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(f"{module.__name__}.{part}", fail)
+    left = []
+    make = Logind.__init__
+
+    def kept(self, connection):
+        make(self, connection)
+        left.append(self)
+
+    monkeypatch.setattr(Logind, "__init__", kept)
+    with pytest.raises(RuntimeError, match="new thread"):
+        await world.start(socket_dirs=[world.folder], state_dir=world.folder)
+    assert not world.stack.tree.children("/")
+    (logind,) = left
+    assert not logind.on_sleep
+    assert not logind.on_seated
+    assert not list(world.folder.iterdir())
 
 
 async def test_a_client_that_reads_nothing_does_not_keep_the_displays_lit(world):

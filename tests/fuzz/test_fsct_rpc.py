@@ -14,6 +14,7 @@ import pytest
 from fsct.wire.vectors import recorded, vectors
 from support.rpc import UID, House
 
+from buswork.fsct import wing
 from buswork.fsct.wire import jsonrpc
 from buswork.fsct.wire.msgpackrpc import encode_request
 
@@ -94,17 +95,20 @@ def check(data, answers):
 
 
 @pytest.mark.parametrize("worker", range(4))
-async def test_any_bytes_are_answered_skipped_or_end_their_connection(tmp_path, caplog, worker):
+async def test_any_bytes_are_answered_skipped_or_end_their_connection(
+    tmp_path, caplog, monkeypatch, worker
+):
+    monkeypatch.setattr(wing, "REGISTRATIONS_AT_ONCE", 10**9)
     choice = random.Random(worker)
     house = House(tmp_path / "fsct.sock")
-    house.driver.register("p", UID, "somebody")
+    house.register("p", UID, "somebody")
     for number in range(STREAMS // 4):
         data = some_stream(choice)
         check(data, await answers_to(house, choice, data))
         if number % 50 == 0:
             assert await answers_to(house, choice, VERSION_REQUEST) == VERSION_ANSWER
             house.driver.release("somebody")
-            house.driver.register("p", UID, "somebody")
+            house.register("p", UID, "somebody")
             assert {player.owner for player in house.driver.players.values()} == {"somebody"}
     assert "Traceback" not in caplog.text
     assert not [r for r in caplog.records if r.exc_info]

@@ -253,3 +253,37 @@ async def test_many_failures_are_few_lines(acceptor, own, caplog, monkeypatch):
     (await came.one()).close()
     assert len(caplog.records) == 10
     client.close()
+
+
+async def test_where_clients_come_one_by_one_no_second_one_is_looked_for(
+    listener: socket.socket,
+) -> None:
+    looks, served = 0, 0
+
+    class Counting(Full):
+        def _accept(self) -> tuple[int, None]:
+            nonlocal looks
+            looks += 1
+            return self._listener._accept()
+
+    def serve(sock: socket.SocketType) -> None:
+        nonlocal served
+        served += 1
+        sock.close()
+
+    listener.setblocking(False)
+    acceptor = Acceptor()
+    for _ in range(80):
+        clients = connect(listener, 1)
+        acceptor._accept(Counting(listener, 0), serve)  # type: ignore[arg-type]
+        clients[0].close()
+    assert served == 80
+    assert looks < 95
+    clients = connect(listener, 40)
+    turns = 0
+    while served < 120:
+        turns += 1
+        acceptor._accept(Counting(listener, 0), serve)  # type: ignore[arg-type]
+    assert turns < 12
+    for client in clients:
+        client.close()

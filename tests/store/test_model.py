@@ -830,3 +830,59 @@ StoreAgainstDictionary.TestCase.settings = settings(
     max_examples=200, stateful_step_count=50, deadline=None
 )
 test_the_store_behaves_as_a_dictionary = StoreAgainstDictionary.TestCase
+
+
+# What listeners do, and who walks
+
+
+@pytest.mark.parametrize("broken", ["on_entry", "on_change"])
+@pytest.mark.parametrize("what", ["set", "replace", "delete", "clear"])
+def test_a_listener_that_raises_leaves_a_store_in_order(store, broken, what):
+    heard = []
+
+    def fail(*_):
+        raise OSError("a listener's own trouble")
+
+    if what != "set":
+        store.set(ME, "k", b"old")
+    store.on_change += [fail] if broken == "on_change" else []
+    store.on_change.append(heard.append)
+    store.on_entry = fail if broken == "on_entry" else lambda *told: heard.append(told)
+    before = store.revision
+    make = {"delete": lambda: store.delete(ME, "k"), "clear": store.clear}
+    with pytest.raises(OSError, match="own trouble"):
+        make.get(what, lambda: store.set(ME, "k", b"new"))()
+    is_there = what in ("set", "replace")
+    assert store.lookup(ME, "k") == ((True, b"new", before + 1) if is_there else (False, b"", 0))
+    assert store.usage(ME) == (Usage(4, 1) if is_there else Usage())
+    (change,) = store.changes_after(before)
+    assert change in heard
+    assert len(heard) == (2 if broken == "on_change" else 1)
+
+
+def test_a_walk_survives_whatever_happens_meanwhile(store):
+    keys = {f"k{number}" for number in range(2000)}
+    for key in keys:
+        store.set(ME, key, b"v")
+    gone, came, seen = set(), set(), []
+    for number, some in enumerate(store.walk()):
+        seen += some
+        for other in sorted(keys - gone)[:10]:
+            store.delete(ME, other)
+            gone.add(other)
+        for new in range(30):
+            came.add(f"new-{number}-{new}")
+            store.set(ME, f"new-{number}-{new}", b"v")
+    assert keys - gone <= set(seen) <= keys | came
+    assert len(seen) == len(set(seen))
+    assert {key for key, _ in store.entries()} == keys - gone | came
+    assert store.count == len(keys - gone | came)
+
+
+def test_a_step_of_a_walk_is_short(store):
+    """A list of all would take 25 ms for a million keys."""
+    for number in range(6400):
+        store.set(ME, f"k{number}", b"v")
+    steps = [len(some) for some in store.walk()]
+    assert sum(steps) == 6400
+    assert max(steps) < 300

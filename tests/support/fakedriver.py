@@ -44,6 +44,7 @@ class FakeDriver:
         self.log: list[Asked] = []
         self.players: dict[int, FakePlayer] = {}
         self.preferred: int | None = None
+        self.remembered: str | None = None  # what the preferred one calls itself, as on disk
         self.connections = 0  # that there ever were
         # Faults: methods that are refused, with what text; those that are answered when released.
         self.refused: dict[str, str] = {}
@@ -76,7 +77,7 @@ class FakeDriver:
         Path(self.path).unlink(missing_ok=True)
 
     async def restart(self, first_id: int = 1) -> None:
-        """Another one with the same socket, which knows nothing."""
+        """Another one with the same socket, which knows only who is to be preferred."""
         await self.stop()
         self.first_id = first_id
         self.preferred = None
@@ -202,6 +203,8 @@ class FakeDriver:
     def _register_player(self, client: "_Client", self_id: str) -> int:
         number, self.first_id = self.first_id, self.first_id + 1
         self.players[number] = FakePlayer(self_id, client.number)
+        if self.preferred is None and self_id == self.remembered:
+            self.preferred = number
         return number
 
     def _unregister_player(self, client: "_Client", number: int) -> None:
@@ -233,8 +236,7 @@ class FakeDriver:
         self._alter(number, texts=self.players[number].state.texts.with_text(text_id, text))
 
     def _set_preferred_player(self, client: "_Client", number: int | None) -> None:
-        if number is not None:
-            self.players[number]
+        self.remembered = None if number is None else self.players[number].self_id
         self.preferred = number
 
     def _get_preferred_player(self, client: "_Client") -> int | None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from buswork.authority import Authority, Limits
 from buswork.bus.caller import Peer
 from buswork.bus.polkit import Answer
-from buswork.fsct.model.driver import Driver, PlayerRemoved
+from buswork.fsct.model.driver import Driver
 from buswork.fsct.native.rpc import MANAGE, OBSERVE, REGISTER, ROUTE, RpcServer
 from buswork.fsct.native.sessions import Sessions
+from buswork.fsct.wing import Registrar
 from buswork.sim.dac import SimDac
 from buswork.sim.usb import SimBackend, SimDiscovery
 from buswork.usb.worker import Worker
@@ -56,25 +57,12 @@ class House:
         self.polkit = FakePolkit()
         self.authority = Authority(self.polkit, None, 12345, limits or Limits())
         self.quotas = self.authority.quotas
+        self.register = Registrar(self.driver, self.quotas).register
         self.server = RpcServer(self.driver, self.authority, self.register, patience)
-        self._leases = {}
-        self.driver.on_change.append(self._give_back)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
         listener.listen(128)
         self.server.open(listener)
-
-    def register(self, self_id, uid, owner):
-        lease = self.quotas.take(uid, "objects")
-        player = self.driver.register(self_id, uid, owner)
-        self._leases[player] = lease
-        return player
-
-    def _give_back(self, change):
-        if isinstance(change, PlayerRemoved):
-            lease = self._leases.pop(change.player, None)
-            if lease is not None:
-                lease.release()
 
     async def stop(self):
         await self.server.stop()

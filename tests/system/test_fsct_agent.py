@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import wave
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from client.private_bus import PrivateBus
@@ -17,6 +18,7 @@ from support.container import Container
 from support.fakedriver import FakeDriver, FakePlayer
 from support.places import eventually
 
+from buswork.client import Client
 from buswork.client.fsct import IpcDriver
 from buswork.fsct.wire.terms import Status
 
@@ -24,6 +26,8 @@ AGENT = "buswork-agent.service"
 CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 MPRIS_FOR_MPV = pathlib.Path("/usr/lib/mpv-mpris/mpris.so")
 MPV = "org.mpris.MediaPlayer2.mpv"
+PORT = "1-1"
+DISPLAY_SECONDS = 20.0
 tools = pytest.mark.tools
 needs_mpv = pytest.mark.skipif(
     shutil.which("mpv") is None or shutil.which("playerctl") is None or not MPRIS_FOR_MPV.exists(),
@@ -102,6 +106,51 @@ async def session(private_bus: PrivateBus) -> AsyncIterator[Session]:
         session.end()
 
 
+class Display:
+    """A simulated display of a real daemon, on the same bus."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._changed = asyncio.Event()
+
+    async def follow(self) -> None:
+        await self._client.simulator.on_changed(lambda _: self._changed.set())
+
+    async def until(self, status: str, title: str, seconds: range, length: str) -> int:
+        """Waits for these lines, at one of these seconds, which it returns."""
+
+        def position(lines: list[str]) -> int:
+            clock = re.search(r"(\d+):(\d\d) / (\S+)$", "\n".join(lines))
+            if lines[:2] != [status, title] or clock is None or clock[3] != length:
+                return -1
+            return 60 * int(clock[1]) + int(clock[2])
+
+        return position(await self._wait(lambda lines: position(lines) in seconds))
+
+    async def until_off(self) -> None:
+        await self._wait(lambda lines: lines == ["(off)"])
+
+    async def _wait(self, wanted: Callable[[list[str]], bool]) -> list[str]:
+        lines: list[str] = []
+        try:
+            async with asyncio.timeout(DISPLAY_SECONDS):
+                while not wanted(lines := await self._client.simulator.get_display(PORT)):
+                    await self._changed.wait()
+                    self._changed.clear()
+        except TimeoutError:
+            pytest.fail(f"the display shows {lines}")
+        return lines
+
+
+@pytest.fixture
+async def display(private_bus: PrivateBus) -> AsyncIterator[Display]:
+    private_bus.start_daemon("--simulate", "--socket-dir", str(private_bus.folder))
+    async with Client(private_bus.address) as client:
+        display = Display(client)
+        await display.follow()
+        yield display
+
+
 async def ended(process: subprocess.Popen[str]) -> int:
     return await asyncio.to_thread(process.wait, 20)
 
@@ -155,6 +204,39 @@ async def test_mpv_from_its_first_track_to_its_end(session: Session) -> None:
 
 @tools
 @needs_mpv
+async def test_mpv_on_a_display_from_its_first_track_to_its_end(
+    session: Session, display: Display
+) -> None:
+    agent = session.agent("--driver", str(session.bus.folder / "fsct.sock"))
+    mpv = session.start(
+        *("mpv", "--no-config", "--no-terminal", "--ao=null", "--vo=null"),
+        *(f"--script={MPRIS_FOR_MPV}", "--idle=yes"),
+        *(session.song("one.wav", 60), session.song("two.wav", 100)),
+    )
+    await display.until("▶ Playing", "one.wav", range(15), "1:00")
+
+    await session.playerctl("pause")
+    at = await display.until("⏸ Paused", "one.wav", range(20), "1:00")
+
+    await session.playerctl("position", "30")
+    # Where mpv lands may be a hair before it.
+    await display.until("⏸ Paused", "one.wav", range(29, 31), "1:00")
+    assert at < 30
+
+    await session.playerctl("play")
+    await display.until("▶ Playing", "one.wav", range(31, 45), "1:00")  # and it goes on
+
+    await session.playerctl("next")
+    await display.until("▶ Playing", "two.wav", range(15), "1:40")
+
+    mpv.terminate()
+    await display.until_off()
+    agent.terminate()
+    assert await ended(agent) == 0
+
+
+@tools
+@needs_mpv
 async def test_following_playerctld(session: Session) -> None:
     session.agent("--follow", "playerctld")
     session.start("playerctld")
@@ -196,11 +278,13 @@ async def test_programs_of_the_user_come_through_the_agent(session: Session) -> 
 @tools
 async def test_it_ends_with_the_session(session: Session) -> None:
     agent = session.agent()
-    await session.driver.asked("get_protocol_version")
+    log = session.bus.folder / "log"
+    while "hello, world: buswork-agent" not in log.read_text():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
     session.bus.kill_bus()
     assert await ended(agent) == 1
-    assert "the session bus is gone" in (session.bus.folder / "log").read_text()
-    assert "Traceback" not in (session.bus.folder / "log").read_text()
+    assert "the session bus is gone" in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 # --- The shipped units, under the manager of a user -----------------------------------------------

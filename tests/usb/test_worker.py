@@ -4,6 +4,7 @@ things take; where a deadline has to pass, it is made short."""
 import asyncio
 import logging
 import threading
+from unittest import mock
 
 import pytest
 import usb.core
@@ -516,3 +517,17 @@ async def until(condition):
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+async def test_a_thread_that_can_not_be_had_is_an_error_like_any_other():
+    backend = SimBackend()
+    worker = Worker(backend.plug(SimDevice()), backend)
+    refusal = RuntimeError("can't start new thread")
+    with (
+        mock.patch.object(threading.Thread, "start", side_effect=refusal),
+        pytest.raises(UsbError, match="can't have a thread now") as caught,
+    ):
+        await worker.open()
+    assert caught.value.kind == module.IO
+    assert not worker.is_open
+    await worker.close()

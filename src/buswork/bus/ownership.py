@@ -60,8 +60,47 @@ class Holdings:
         await self._callers.watch(call.sender, owner_left)
         if left:  # between the bus's last word and now
             raise Gone(call.sender)
-        self._held[path] = held
-        event(log, CLAIMED, "claimed", path=path, thing=what, uid=call.uid, client=call.sender)
+        return self._note(held)
+
+    async def make(
+        self, call: Call, wing: str, what: str, make: Callable[[], tuple[str, Callable[[], None]]]
+    ) -> Held:
+        """As `hold`, of a thing that is made when the caller is watched, and not before.
+
+        make gives the path of what it made, and take_away; if it raises, nothing is held.
+        """
+        made: Held | None = None
+        left = False
+
+        def owner_left() -> None:
+            nonlocal left
+            left = True
+            if made is not None:
+                self._held.pop(made.path, None)
+                made.take_away()
+
+        await self._callers.watch(call.sender, owner_left)
+        if left:  # between the bus's last word and now
+            raise Gone(call.sender)
+        try:
+            path, take_away = make()
+        except BaseException:
+            self._callers.unwatch(call.sender, owner_left)
+            raise
+        made = Held(path, wing, what, call.uid, call.sender, take_away, owner_left)
+        return self._note(made)
+
+    def _note(self, held: Held) -> Held:
+        self._held[held.path] = held
+        event(
+            log,
+            CLAIMED,
+            "claimed",
+            path=held.path,
+            thing=held.what,
+            uid=held.uid,
+            client=held.client,
+        )
         return held
 
     def let_go(self, held: Held) -> None:

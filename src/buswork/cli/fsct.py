@@ -1,13 +1,15 @@
 """buswork fsct: players, and the USB audio displays that show what they play."""
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from buswork.cli import program
 from buswork.cli.clients import user_name
@@ -24,9 +26,14 @@ from buswork.client import (
     Texts,
     Timeline,
 )
-from buswork.client.driver import MANAGER, Device, Player
+from buswork.client.driver import MANAGER, ROOT, Device, Player
 from buswork.client.errors import BusworkError, UnknownInterface, UnknownObject
 from buswork.log import escaped
+
+if TYPE_CHECKING:
+    from buswork.bus.message import Frame
+
+T = TypeVar("T")
 
 PLAYERS_HEAD = ("ID", "USER", "STATUS", "POSITION", "TITLE", "ARTIST", "SHOWN ON", "SELF ID")
 DEVICES_HEAD = ("ID", "NAME", "SERIAL", "PORT", "SHOWS", "WHY", "ERROR")
@@ -247,19 +254,34 @@ async def play(client: Client, options: argparse.Namespace, out: Output) -> int:
     if options.program is not None:
         program.check("--while", options.program)
     state = _state(options)
-    changes: asyncio.Queue[str] = asyncio.Queue()
-    client.on_restart(lambda: changes.put_nowait("restart"))
+    changes = asyncio.Event()
+    is_new = False  # the daemon, which does not know our player
+
+    def restarted() -> None:
+        nonlocal is_new
+        is_new = True
+        changes.set()
+
+    def removed(frame: Frame) -> None:
+        if frame.header.signature == "oas" and frame.values()[0] == f"{ROOT}/players/{player_id}":
+            changes.set()
+
+    client.on_restart(restarted)
     player_id = await _register(client, options.self_id, state, out)
     if options.program is not None:
         return await program.run(options.program)
 
-    await client.listen(MANAGER, "InterfacesRemoved", lambda _: changes.put_nowait("removed"))
+    await client.listen(MANAGER, "InterfacesRemoved", removed)
     owner = client.owner
+    changes.set()  # it may have gone before we listened
     while True:
-        if await _next(client, changes) == "restart":
+        await _until(client, changes.wait())
+        changes.clear()
+        if is_new:
+            is_new = False
             player_id = await _register(client, options.self_id, state, out)
             owner = client.owner
-        elif not await _is_there(client, player_id) and client.owner == owner:
+        if not await _is_there(client, player_id) and client.owner == owner:
             raise InputError(f"somebody took player {player_id} away")
 
 
@@ -298,9 +320,9 @@ def _state(options: argparse.Namespace) -> PlayerState:
     return PlayerState(status, timeline, texts)
 
 
-async def _next(client: Client, changes: asyncio.Queue[str]) -> str:
-    """The next change; Disconnected when there will be no more."""
-    waiting = asyncio.ensure_future(changes.get())
+async def _until(client: Client, change: Coroutine[Any, Any, T]) -> T:
+    """What comes of waiting for a change; Disconnected when there will be no more."""
+    waiting = asyncio.ensure_future(change)
     try:
         closed = client.connection.closed
         await asyncio.wait((waiting, closed), return_when=asyncio.FIRST_COMPLETED)
@@ -340,7 +362,7 @@ async def _display(client: Client, options: argparse.Namespace, out: Output) -> 
     with while_somebody_reads():
         _draw_anew(drawn, drawn, out)
         while True:
-            port = await _next(client, changes)
+            port = await _until(client, changes.get())
             if port in drawn:
                 lines = await client.simulator.get_display(port)
                 if lines != drawn[port]:

@@ -6,13 +6,15 @@ as the client that registered it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from buswork.bus.library import Variant, variant
-from buswork.bus.objects import OBJECT_MANAGER
+from buswork.bus.objects import OBJECT_MANAGER, escape_name
+from buswork.client.errors import AccessDenied, LimitsExceeded, UnknownInterface, UnknownObject
 from buswork.fsct.wire.protocol import ProtocolVersion
 from buswork.fsct.wire.terms import (
     TRACK_TEXTS,
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
     from buswork.client.connection import Client
 
 TARGET = ("/org/fsct/Driver", "org.fsct.Driver")
-MANAGER = ("/org/fsct", OBJECT_MANAGER)
+ROOT = "/org/fsct"
+MANAGER = (ROOT, OBJECT_MANAGER)
 PLAYER = "org.fsct.Player"
 DEVICE = "org.fsct.Device"
 SIMULATOR = ("/org/buswork/simulator", "org.buswork.Simulator")
 
 _OBJECTS = "a{oa{sa{sv}}}"
+_STATUSES = frozenset(Status)
+_TEXT_IDS = frozenset(TextId)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,11 @@ class Driver:
 
     async def players(self) -> list[Player]:
         """The same, with all that you may know of them."""
-        known = {player.id: player for player in map(_player, await self._facts(PLAYER))}
+        found = await self._facts(PLAYER)
+        if found is None:
+            paths = [f"{ROOT}/players/{number}" for number in await self.list_players()]
+            found = await self._facts_each(PLAYER, paths)
+        known = {player.id: player for player in map(_player, found)}
         return [known[number] for number in await self.list_players() if number in known]
 
     # -- displays ------------------------------------------------------------------------------
@@ -142,14 +151,33 @@ class Driver:
 
     async def devices(self) -> list[Device]:
         """The same, with all that is known of them."""
-        known = {device.id: device for device in map(_device, await self._facts(DEVICE))}
+        found = await self._facts(DEVICE)
+        if found is None:
+            paths = [f"{ROOT}/devices/{escape_name(name)}" for name in await self.list_devices()]
+            found = await self._facts_each(DEVICE, paths)
+        known = {device.id: device for device in map(_device, found)}
         return [known[name] for name in await self.list_devices() if name in known]
 
-    async def _facts(self, interface: str) -> list[dict[str, Any]]:
-        """The properties of all objects that have this interface, and may be looked at."""
-        objects = await self._client.call(MANAGER, "GetManagedObjects", returns=_OBJECTS)
+    async def _facts(self, interface: str) -> list[dict[str, Any]] | None:
+        """The properties of all objects that have this interface, and may be looked at; None if
+        they are too much for one answer."""
+        try:
+            objects = await self._client.call(MANAGER, "GetManagedObjects", returns=_OBJECTS)
+        except LimitsExceeded:
+            return None
         found = [faces[interface] for faces in objects.values() if interface in faces]
         return [{name: fact.value for name, fact in facts.items()} for facts in found if facts]
+
+    async def _facts_each(self, interface: str, paths: list[str]) -> list[dict[str, Any]]:
+        """The same, each object asked for by itself; what has gone meanwhile is passed over."""
+
+        async def read(path: str) -> dict[str, Any]:
+            try:
+                return await self._client.get_all((path, interface))
+            except (UnknownObject, UnknownInterface, AccessDenied):
+                return {}
+
+        return [facts for facts in await asyncio.gather(*map(read, paths)) if facts]
 
 
 class Simulator:
@@ -209,6 +237,11 @@ def _state(state: PlayerState) -> dict[str, Variant]:
     }
 
 
+def _status(number: int) -> Status:
+    """A newer daemon may know more of them."""
+    return Status(number) if number in _STATUSES else Status.UNKNOWN
+
+
 def _player(facts: dict[str, Any]) -> Player:
     may_know = "SelfId" in facts
     texts = {name: facts[name.capitalize()] or None for name in TRACK_TEXTS} if may_know else {}
@@ -216,7 +249,7 @@ def _player(facts: dict[str, Any]) -> Player:
     return Player(
         facts["PlayerId"],
         facts["Uid"],
-        Status(facts["Status"]),
+        _status(facts["Status"]),
         facts["AssignedDevice"] or None,
         facts.get("SelfId"),
         Texts(**texts) if may_know else None,
@@ -235,7 +268,7 @@ def _device(facts: dict[str, Any]) -> Device:
         facts["ProductId"],
         facts["Port"],
         tuple(facts["Functionality"]),
-        {TextId(text_id): most for text_id, most in facts["Texts"].items()},
+        {TextId(text_id): most for text_id, most in facts["Texts"].items() if text_id in _TEXT_IDS},
         facts["Coding"],
         facts["ActivePlayer"] or None,
         facts["ActiveReason"],

@@ -6,9 +6,10 @@
         await driver.update_player_status(player, Status.PLAYING)
 
 A player is there for as long as its IpcDriver is open. When the driver restarts, it gets all
-players again, each with its state, device and preference; the numbers that `register_player` gave
-stay good. So an update of one's own player never fails for want of a driver: it is kept, and the
-next one gets the newest. Everything else waits for a driver, for `timeout` seconds.
+players again, each with its state and device; the numbers that `register_player` gave stay good.
+Which player is preferred the driver itself remembers. So an update of one's own player never fails
+for want of a driver: it is kept, and the next one gets the newest. Everything else waits for a
+driver, for `timeout` seconds.
 
 Failures are BusworkErrors: InvalidArgs before anything is sent, DriverError when the driver said
 no, TimedOut, Disconnected, and WrongVersion, after which nothing is tried any more.
@@ -320,7 +321,7 @@ class _Player:
     device: UUID | None = None
     remote: int | None = None  # its number at the driver that we are connected to
     refusal: DriverError | None = None  # why it has none there
-    is_gone: bool = False  # unregistered
+    is_gone: bool = False  # unregistered, as far as we are concerned
 
     def set(self, state: PlayerState) -> None:
         if state.timeline is not self.state.timeline:
@@ -358,7 +359,6 @@ class IpcDriver:
         self._keeper: asyncio.Task[None] | None = None
         self._places = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._players: dict[int, _Player] = {}
-        self._preferred: int | None = None
         # Numbers: those of others' players, as they are here and as they are there; the largest
         # one of ours that is the driver's, too; the next one that is not.
         self._foreign: dict[int, int] = {}
@@ -503,9 +503,8 @@ class IpcDriver:
     async def _replay(self, link: _Link) -> None:
         """Has the driver know all that the one before it knew of us."""
         sent: dict[_Player, PlayerState] = {}
-        players = tuple(self._players.values())
+        players = [player for player in self._players.values() if not player.is_gone]
         await asyncio.gather(*(self._restore(link, player, sent) for player in players))
-        await self._restore_preference(link)
         # What has changed meanwhile was only noted.
         while behind := [player for player in sent if sent[player] is not player.state]:
             await asyncio.gather(*(self._restore_state(link, player, sent) for player in behind))
@@ -536,22 +535,13 @@ class IpcDriver:
         if not player.is_gone:
             await self._retry(link, "update_player_state", player.remote, player.state_now())
 
-    async def _restore_preference(self, link: _Link) -> None:
-        """If one of ours was preferred; that of others is theirs to say."""
-        player = self._players.get(self._preferred) if self._preferred is not None else None
-        if player is None or player.remote is None:
-            return
-        if await self._retry(link, "get_preferred_player") is None:  # nobody's choice since
-            await self._retry(link, "set_preferred_player", player.remote)
-
-    async def _retry(self, link: _Link, method: str, *args: Any) -> Any:
+    async def _retry(self, link: _Link, method: str, *args: Any) -> None:
         """What was allowed once may be forbidden now; the rest has to go on."""
         try:
             async with self._places:
-                return await link.request(method, methods.encode_params(*args))
+                await link.request(method, methods.encode_params(*args))
         except DriverError as error:
             log.warning("the driver refuses %s after its restart: %s", method, error)
-            return None
 
     # -- numbers of players --------------------------------------------------------------------
 
@@ -682,18 +672,23 @@ class IpcDriver:
             self._link.unregister(remote)
 
     async def unregister_player(self, player: int) -> None:
-        own = self._players.pop(player, None)
+        """After TimedOut it may be asked for again; the next driver does not get the player."""
+        own = self._players.get(player)
         if own is None:
             await self._ask("unregister_player", handle=player)
             return
         own.is_gone = True
-        if self._link is None or own.remote is None:
-            return  # it went with the connection
-        # Its number here is not known any more; the one there is.
-        try:
-            await self._ask("unregister_player", own.remote, over=self._link)
-        except Disconnected:
-            pass
+        if self._link is not None and own.remote is not None:  # else it went with the connection
+            try:
+                await self._ask("unregister_player", own.remote, over=self._link)
+            except Disconnected:
+                pass
+            except DriverError:
+                # It is no player of ours any more; its number is good for as long as that one.
+                if self._players.pop(player, None) is not None and own.remote not in (None, player):
+                    self._foreign[player] = own.remote
+                raise
+        self._players.pop(player, None)
 
     async def assign_player_to_device(self, player: int, device: UUID | str | bytes) -> None:
         """Has a device show this player first; the device need not be there yet."""
@@ -754,7 +749,6 @@ class IpcDriver:
             await self._ask("set_preferred_player", None)
         else:
             await self._ask("set_preferred_player", handle=player)
-        self._preferred = player
 
     async def get_preferred_player(self) -> int | None:
         """It may be a player of somebody else."""

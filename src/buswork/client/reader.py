@@ -38,8 +38,8 @@ from buswork.store.wire.memory import (
     Record,
     check_of,
     decode_header,
-    decode_record,
     is_private,
+    records,
     tag_of,
 )
 from buswork.store.wire.values import Json
@@ -212,10 +212,7 @@ class Reader:
     def records(self) -> Iterator[Record]:
         """Everything that is here, as far as it does not change meanwhile."""
         with memoryview(self._memory) as memory:
-            for word in self._slots:
-                record = decode_record(memory, self.layout, word & BLOCK_MASK)
-                if record is not None and tag_of(record.key.encode()) == word >> 32:
-                    yield record
+            yield from records(memory, self.layout)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -44,8 +44,10 @@ WRONG_VERSION = 3
 
 # As the socket's unit calls it.
 LISTENER = "fsct"
-# After the driver refused something: it may have been for a limit, or a rule of polkit.
-REFUSED_SECONDS = 30.0
+# After the driver refused something: it may have been for a limit, or a rule of polkit. Each pause
+# is twice the one before; news of the player ends it, but none is shorter than the first.
+REFUSED_SECONDS = 0.5
+LONGEST_REFUSED_SECONDS = 30.0
 # What the driver is still told at the end has so long.
 GOODBYE_SECONDS = 2.0
 
@@ -61,8 +63,9 @@ class Mirror:
         self.handle: int | None = None
         self._bridge = bridge
         self._driver = bridge.driver
-        self._wanted = Shown()
+        self._wanted: Shown | None = None  # it has told nothing yet
         self._news = asyncio.Event()
+        self._pause = REFUSED_SECONDS
         self.task = asyncio.create_task(self._run())
 
     def show(self, shown: Shown) -> None:
@@ -70,30 +73,55 @@ class Mirror:
         self._news.set()
 
     async def _run(self) -> None:
-        await self._register()
         try:
-            self._bridge.choose_again()
-            sent: Shown | None = None
             while True:
-                await self._news.wait()
-                self._news.clear()
-                wanted = self._wanted
-                try:
-                    await self._send(wanted, sent)
-                    sent = wanted
-                except BusworkError as error:
-                    self._bridge.complain("%s can't be shown: %s", self.name, error)
-                    await asyncio.sleep(REFUSED_SECONDS)
-                    sent = None  # who knows which of it has arrived
-                    self._news.set()
+                await self._register()
+                self._bridge.choose_again()
+                await self._follow()
+                await self._unregister()
         finally:
-            handle, self.handle = self.handle, None
-            if handle is not None:
-                with contextlib.suppress(BusworkError):
-                    await self._driver.unregister_player(handle)
+            await self._unregister()
+
+    async def _follow(self) -> None:
+        """Shows what is new, until the driver does not even take the state as a whole: somebody
+        may have unregistered the player."""
+        sent: Shown | None = None
+        is_new = True
+        while True:
+            while (wanted := self._wanted) is None or wanted is sent:
+                self._news.clear()
+                await self._news.wait()
+            self._news.clear()
+            try:
+                await self._send(wanted, sent)
+            except BusworkError as error:
+                if isinstance(error, TimedOut):
+                    self._complain(error)
+                    await self._pause_for_news()
+                elif sent is None:
+                    self._complain(error)
+                    if is_new:  # then another one is hardly better
+                        await self._pause_for_news()
+                    return
+                sent = None  # who knows what of it has arrived
+            else:
+                sent = wanted
+                is_new = False
+                self._pause = REFUSED_SECONDS
+
+    def _complain(self, error: BusworkError) -> None:
+        self._bridge.complain("%s can't be shown: %s", self.name, error)
+
+    async def _pause_for_news(self) -> None:
+        await asyncio.sleep(REFUSED_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pause - REFUSED_SECONDS):
+                await self._news.wait()
+        self._pause = min(2 * self._pause, LONGEST_REFUSED_SECONDS)
 
     async def _register(self) -> None:
         while True:
+            self._news.clear()
             try:
                 self.handle = await self._driver.register_player(self.name)
                 return
@@ -101,23 +129,39 @@ class Mirror:
                 continue  # there was no driver for a while
             except BusworkError as error:
                 self._bridge.complain("%s is no player to the driver: %s", self.name, error)
-                await asyncio.sleep(REFUSED_SECONDS)
+                await self._pause_for_news()
+
+    async def _unregister(self) -> None:
+        while self.handle is not None:
+            try:
+                await self._driver.unregister_player(self.handle)
+            except TimedOut:
+                continue
+            except BusworkError:
+                pass  # somebody did it already
+            self.handle = None
 
     async def _send(self, wanted: Shown, sent: Shown | None) -> None:
-        """What has changed: status first, then timeline, then texts."""
+        """What has changed; more than one thing at once, so that no display shows the halves."""
         driver, handle = self._driver, self.handle
         assert handle is not None
-        if sent is None:
+        is_status = sent is None or wanted.status is not sent.status
+        is_timeline = sent is None or (
+            (wanted.position, wanted.length_us) != (sent.position, sent.length_us)
+        )
+        texts = [
+            text_id
+            for text_id in TRACK_TEXTS.values()
+            if sent is None or wanted.texts.get(text_id) != sent.texts.get(text_id)
+        ]
+        if is_status + is_timeline + len(texts) > 1:
             await driver.update_player_state(handle, wanted.state())
-            return
-        if wanted.status is not sent.status:
+        elif is_status:
             await driver.update_player_status(handle, wanted.status)
-        if (wanted.position, wanted.length_us) != (sent.position, sent.length_us):
+        elif is_timeline:
             await driver.update_player_timeline(handle, wanted.timeline())
-        for text_id in TRACK_TEXTS.values():
-            text = wanted.texts.get(text_id)
-            if text != sent.texts.get(text_id):
-                await driver.update_player_metadata(handle, text_id, text)
+        elif texts:
+            await driver.update_player_metadata(handle, texts[0], wanted.texts.get(texts[0]))
 
 
 class Bridge:
@@ -273,7 +317,7 @@ async def _watchdog() -> None:
 async def _serve(options: argparse.Namespace) -> int:
     endpoint = _endpoint(options.driver)
     own = _own_path()
-    if own is not None and Path(endpoint) == own:
+    if own is not None and _is_same(endpoint, own):
         log.critical("%s is the agent's own socket; the driver has another one", own)
         return WRONG_ARGUMENTS
     try:
@@ -303,6 +347,14 @@ async def _serve(options: argparse.Namespace) -> int:
 def _endpoint(named: str | None) -> str:
     """The driver's socket; not the first that a client would try, for that is ours."""
     return named or os.environ.get(ENDPOINT_VARIABLE, "").strip() or SYSTEM_SOCKET
+
+
+def _is_same(endpoint: str, own: Path) -> bool:
+    """Whether both lead to one socket; one that is not there yet lies in the same folder."""
+    try:
+        return os.path.samefile(endpoint, own)
+    except OSError:
+        return os.path.realpath(endpoint) == os.path.realpath(own)
 
 
 def _own_path() -> Path | None:

@@ -27,7 +27,7 @@ from buswork.fsct.model.driver import (
     PlayerRemoved,
     PreferredChanged,
 )
-from buswork.fsct.model.players import NoSuchPlayer, Player
+from buswork.fsct.model.players import Player
 from buswork.fsct.wire import checks
 from buswork.fsct.wire.protocol import VERSION
 from buswork.fsct.wire.terms import TRACK_TEXTS, BadValue, Functionality, Timeline
@@ -86,26 +86,22 @@ class DriverFace(Face):
 
     @in_order
     async def register_player(self, call: Call, self_id: str) -> int:
-        player = self._register(_checked(checks.self_id, self_id), call.uid, call.sender)
+        self_id = _checked(checks.self_id, self_id)
+        player: Player
 
-        def take_away() -> None:
-            if self._is_there(player):
-                self._driver.unregister(player.id)
+        def make() -> tuple[str, Callable[[], None]]:
+            nonlocal player
+            player = self._register(self_id, call.uid, call.sender)
+            return player_path(player), lambda: self._take_away(player)
 
         what = f"player {self_id[:MAX_SHOWN_CHARACTERS]!r}"
-        try:
-            held = await self._holdings.hold(call, player_path(player), "fsct", what, take_away)
-        except BaseException:
-            take_away()
-            raise
-        if not self._is_there(player):
-            self._holdings.let_go(held)
-            raise NoSuchPlayer("somebody took the player away while it was registered")
+        held = await self._holdings.make(call, "fsct", what, make)
         self._held[player.id] = held
         return player.id
 
-    def _is_there(self, player: Player) -> bool:
-        return self._driver.players.get(player.id) is player
+    def _take_away(self, player: Player) -> None:
+        if self._driver.players.get(player.id) is player:
+            self._driver.unregister(player.id)
 
     def let_go(self, player: Player) -> None:
         """The player has gone, whatever the reason."""
@@ -386,8 +382,11 @@ def _checked(check: Callable[[object], T], value: object) -> T:
 
 
 def _sendable(text: str | None) -> str:
-    """A text as D-Bus can carry it, which knows no NUL; none is the empty one."""
-    return (text or "").replace("\0", "\ufffd")
+    """A text as D-Bus can carry it, which knows no NUL; none is the empty one.
+
+    What replaces it has one byte too: a text does not grow beyond what is kept of it.
+    """
+    return (text or "").replace("\0", "?")
 
 
 def _plain(value: Any) -> Any:

@@ -63,10 +63,7 @@ def make_socket(path: Path) -> SocketFile:
         raise PlaceTaken(f"{folder} is no folder of ours")
     if stat.S_IMODE(facts.st_mode) != 0o700:
         folder.chmod(0o700)
-    # From here on nobody else can get at the name, whatever the socket's own mode is.
-    file = SocketFile(path)
-    path.chmod(0o600)
-    return file
+    return SocketFile(path, 0o600)
 
 
 # -- the connections -----------------------------------------------------------------------------

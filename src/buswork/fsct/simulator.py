@@ -18,6 +18,10 @@ from buswork.usb.devices import ID_FSCT, UsbDevice
 from buswork.usb.worker import Worker
 
 INTERFACE = "org.buswork.Simulator"
+# A display's own pace: a timeline that races makes no more pictures than this a second.
+SHORTEST_SECONDS = 0.1
+# A timeline that creeps is looked at again all the same.
+LONGEST_SECONDS = 60.0
 
 
 class NoSuchPort(BusworkError):
@@ -99,6 +103,7 @@ class Simulator:
             self.on_display(port)
         seconds = self.displays[port].seconds_to_change() if lines else None
         if seconds is not None:
+            seconds = min(max(seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
             self._timers[port] = self._loop.call_later(seconds, self._look, port)
 
 

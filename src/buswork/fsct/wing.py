@@ -4,11 +4,14 @@ import argparse
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Hashable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buswork.authority import Lease, Quotas
+from buswork.errors import LimitsExceeded
 from buswork.fsct.face import DriverFace, Faces
 from buswork.fsct.model.driver import Change, Driver, Limits, PlayerRemoved, PreferredChanged
 from buswork.fsct.model.players import Player
@@ -32,6 +35,10 @@ SOCKET_NAME = "fsct.sock"
 RUN_DIRECTORY = Path("/run/fsct")
 ENDPOINT_VARIABLE = "FSCT_IPC_ENDPOINT"
 SIMULATOR_PATH = "/org/buswork/simulator"
+# Each registration is told to everybody on the bus. So many of a uid at once, as many as it may
+# have objects, and then so many a second: a desktop has a handful, which begin with it.
+REGISTRATIONS_AT_ONCE = 256
+REGISTRATIONS_A_SECOND = 50
 
 
 class Registrar:
@@ -41,17 +48,30 @@ class Registrar:
         self._driver = driver
         self._quotas = quotas
         self._leases: dict[int, Lease] = {}
+        # Until when what a uid registered lately, at the rate that is allowed, would have taken.
+        self._paid_until: dict[int, float] = {}
         driver.on_change.append(self._changed)
 
     def register(self, self_id: str, uid: int, owner: Hashable) -> Player:
         lease = self._quotas.take(uid, "objects")
         try:
+            self._pay(uid)
             player = self._driver.register(self_id, uid, owner)
         except BaseException:
             lease.release()
             raise
         self._leases[player.id] = lease
         return player
+
+    def _pay(self, uid: int) -> None:
+        now = time.monotonic()
+        self._paid_until = {uid: until for uid, until in self._paid_until.items() if until > now}
+        until = self._paid_until.get(uid, now) + 1 / REGISTRATIONS_A_SECOND
+        if until - now > REGISTRATIONS_AT_ONCE / REGISTRATIONS_A_SECOND:
+            raise LimitsExceeded(
+                f"uid {uid} may register {REGISTRATIONS_A_SECOND} players a second, and did"
+            )
+        self._paid_until[uid] = until
 
     def _changed(self, change: Change) -> None:
         if isinstance(change, PlayerRemoved):
@@ -69,9 +89,17 @@ class FsctWing:
         self.simulator: Simulator | None = None
 
     async def start(self) -> None:
+        """A wing that can't start leaves nothing behind."""
+        async with AsyncExitStack() as started:
+            await self._start(started)
+            self._started = started.pop_all()
+
+    async def _start(self, started: AsyncExitStack) -> None:
+        """started: how to stop what was started."""
         host = self.host
         self.driver = Driver(self.limits)
         self.remembered = Remembered(host.state_dir)
+        started.push_async_callback(self.remembered.close)
         preferred = self.remembered.load()
         if preferred is not None:
             self.driver.remember(*preferred)
@@ -84,20 +112,30 @@ class FsctWing:
             seated_users_first=self.seated_users_first,
         )
         self.faces = Faces(host.edge, self.driver, face)
+        started.callback(self.faces.close)
+        self.sessions = self._make_sessions(started)
         self.rpc = RpcServer(self.driver, host.authority, registrar.register)
-        self._follow_seats()
-        await self._start_sessions()
+        started.push_async_callback(self._stop_serving)
+        self._follow_seats(started)
+        await self._start_sessions(started)
+        started.callback(self._remove_files)
         self._open_sockets()
 
-    def _follow_seats(self) -> None:
+    def _follow_seats(self, started: AsyncExitStack) -> None:
         if self.seated_users_first:
-            self.driver.set_active_uids(self.host.logind.seated)
-            self.host.logind.on_seated.append(self.driver.set_active_uids)
+            logind = self.host.logind
+            self.driver.set_active_uids(logind.seated)
+            logind.on_seated.append(self.driver.set_active_uids)
+            started.callback(logind.on_seated.remove, self.driver.set_active_uids)
 
-    async def _start_sessions(self) -> None:
-        discovery, make_worker = self._simulated() if self.host.simulate else self._real()
-        self.sessions = Sessions(self.driver, discovery, make_worker, unmarked=self.usb_unmarked)
+    def _make_sessions(self, started: AsyncExitStack) -> Sessions:
+        simulate = self.host.simulate
+        discovery, make_worker = self._simulated(started) if simulate else self._real()
+        return Sessions(self.driver, discovery, make_worker, unmarked=self.usb_unmarked)
+
+    async def _start_sessions(self, started: AsyncExitStack) -> None:
         self.host.logind.on_sleep.append(self.sessions.sleep)
+        started.callback(self.host.logind.on_sleep.remove, self.sessions.sleep)
         try:
             await self.sessions.start()
         except NoHotplug as error:
@@ -106,13 +144,15 @@ class FsctWing:
     def _real(self) -> tuple[Discovery, MakeWorker]:
         return UdevDiscovery(), Worker
 
-    def _simulated(self) -> tuple[Discovery, MakeWorker]:
+    def _simulated(self, started: AsyncExitStack) -> tuple[Discovery, MakeWorker]:
         # What real devices don't need is not even looked for.
         from buswork.fsct.simulator import Simulator, SimulatorFace
 
         edge, simulator = self.host.edge, Simulator()
+        started.callback(simulator.close)
         face = SimulatorFace(edge, SIMULATOR_PATH, simulator)
         edge.export(SIMULATOR_PATH, face, wing=SIMULATOR_PATH)
+        started.callback(edge.unexport, SIMULATOR_PATH)
         self.simulator = simulator
         return simulator.discovery(), simulator.worker
 
@@ -144,19 +184,15 @@ class FsctWing:
             self.remembered.store(Preferred(self_id, uid))
 
     async def stop(self, *, for_good: bool) -> None:
-        logind = self.host.logind
-        logind.on_sleep.remove(self.sessions.sleep)
-        if self.seated_users_first:
-            logind.on_seated.remove(self.driver.set_active_uids)
+        await self._started.aclose()
+
+    def _remove_files(self) -> None:
         for made in self._files:
             made.remove()
+
+    async def _stop_serving(self) -> None:
         # Together: a client that does not read its answers must not keep the displays lit.
         await asyncio.gather(self.rpc.stop(), self.sessions.stop())
-        self.faces.close()
-        if self.simulator is not None:
-            self.host.edge.unexport(SIMULATOR_PATH)
-            self.simulator.close()
-        await self.remembered.close()
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -74,7 +74,7 @@ class Hints:
 
     def changed(self, change: Change) -> None:
         key = change.key or ""
-        if key and is_private(key):
+        if key[:1] == "~" and is_private(key):
             return
         self._waiting[key] = change.revision
         if len(self._waiting) > MAX_WAITING_HINTS:

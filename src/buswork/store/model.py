@@ -15,6 +15,7 @@ Rules
 
 import heapq
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -158,23 +159,28 @@ class History:
     A dictionary is the ring: revisions are consecutive, so the oldest key is always known.
     """
 
-    __slots__ = ("_bytes", "_changes", "_max_bytes", "_max_changes", "oldest", "revision")
+    __slots__ = ("_bytes", "_changes", "_costs", "_max_bytes", "_max_changes", "oldest", "revision")
 
     def __init__(self, max_changes: int, max_bytes: int) -> None:
         self._changes: dict[int, Change] = {}
+        self._costs: deque[int] = deque()
         self._bytes = 0
         self._max_changes = max_changes
         self._max_bytes = max_bytes
         self.revision = 0
         self.oldest = 1  # one more than revision when nothing is kept
 
-    def append(self, key: str | None, value: bytes | None) -> Change:
+    def append(self, key: str | None, value: bytes | None, size: int) -> Change:
+        """`size`: of key and value together."""
         self.revision = revision = self.revision + 1
         change = Change(revision, key, value)
         self._changes[revision] = change
-        self._bytes += _cost(change)
+        cost = CHANGE_OVERHEAD_BYTES + size
+        self._costs.append(cost)
+        self._bytes += cost
         while self._bytes > self._max_bytes or len(self._changes) > self._max_changes:
-            self._bytes -= _cost(self._changes.pop(self.oldest))
+            del self._changes[self.oldest]
+            self._bytes -= self._costs.popleft()
             self.oldest += 1
         return change
 
@@ -200,16 +206,6 @@ class History:
     def after(self, revision: int) -> list[Change]:
         self.check(revision)
         return [self._changes[n] for n in range(revision + 1, self.revision + 1)]
-
-
-def _cost(change: Change) -> int:
-    key, value = change.key, change.value
-    size = CHANGE_OVERHEAD_BYTES
-    if key is not None:
-        size += _size(key)
-    if value is not None:
-        size += len(value)
-    return size
 
 
 class Deadlines:
@@ -380,7 +376,7 @@ class Store:
         self._leases.clear()
         self._deadlines.clear()
         self._count = self._bytes = 0
-        change = self._history.append(None, None)
+        change = self._history.append(None, None, 0)
         self._tell(None, None, change)
         return change.revision
 
@@ -477,12 +473,13 @@ class Store:
 
     def _growth(self, uid: int, key: str, value: bytes) -> tuple[int, int, int]:
         """The bytes and keys that a write adds to uid's charge, and the bytes it adds in all."""
-        size = self._check_key(key)
+        old = self._shards[hash(key) % SHARDS].get(key)
+        # A key that is here was checked when it came.
+        size = self._check_key(key) if old is None else old.charge - len(old.value)
         self._check_value(value)
         if key[0] == "~":
             check_access(uid, key)
         charge, keys = (size + len(value), 1) if value else (0, 0)
-        old = self._shards[hash(key) % SHARDS].get(key)
         if old is None:
             return charge, keys, charge
         if old.uid == uid:
@@ -530,19 +527,23 @@ class Store:
             return self._remove(key)
         shard = self._shards[hash(key) % SHARDS]
         old = shard.get(key)
-        if old is not None and old.value == value:
+        history, is_change = self._history, True
+        if old is None or old.value != value:
+            revision, time_us = history.revision + 1, self._clock()
+        else:
+            is_change = False
             if old.uid == uid and old.expires_us == expires_us and old.until_leaves == owner:
                 return old.revision  # the new entry would be the old one
             value, revision, time_us = old.value, old.revision, old.time_us
-        else:
-            revision, time_us = self.revision + 1, self._clock()
-        charge = _size(key) + len(value)
+        size = _size(key) if old is None else old.charge - len(old.value)
+        charge = size + len(value)
         entry = Entry(value, revision, time_us, uid, expires_us, owner, charge)
         shard[key] = entry
         if old is None:
             self._charge(uid, charge, 1)
         elif old.uid == uid:
-            self._charge(uid, charge - old.charge, 0)
+            if charge != old.charge:
+                self._charge(uid, charge - old.charge, 0)
         else:
             self._charge(old.uid, -old.charge, -1)
             self._charge(uid, charge, 1)
@@ -552,8 +553,7 @@ class Store:
             self._leases.setdefault(owner, set()).add(key)
         if expires_us is not None:
             self._deadlines.add(expires_us, key)
-        change = self._history.append(key, value) if revision > self.revision else None
-        self._tell(key, entry, change)
+        self._tell(key, entry, history.append(key, value, charge) if is_change else None)
         return revision
 
     def _remove(self, key: str) -> int:
@@ -564,7 +564,7 @@ class Store:
         self._charge(old.uid, -old.charge, -1)
         if old.until_leaves is not None:
             self._end_lease(key, old.until_leaves)
-        change = self._history.append(key, None)
+        change = self._history.append(key, None, old.charge - len(old.value))
         self._tell(key, None, change)
         return change.revision
 

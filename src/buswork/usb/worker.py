@@ -246,7 +246,12 @@ class Worker:
         self._ended = self._loop.create_future()
         self._refusal = None
         name = f"usb {self.device.port}"
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name=name, daemon=True).start()
+        except RuntimeError as error:  # no more threads are allowed; others may end
+            self._has_ended()
+            self._end(UsbError(GONE, f"{self.device} could not be opened"))
+            raise UsbError(IO, f"{self.device} can't have a thread now: {error}") from error
         try:
             await self._do(self._link.open, OPEN_SECONDS, "opening")
         except BaseException:

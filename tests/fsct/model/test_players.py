@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.displays import START
 
-from buswork.fsct.model.players import RUNNING_TOLERANCE_MS, kept_text, kept_texts, runs_on
+from buswork.fsct.model.players import (
+    MAX_TEXT_BYTES,
+    RUNNING_TOLERANCE_MS,
+    kept_text,
+    kept_texts,
+    runs_on,
+)
 from buswork.fsct.wire.terms import Texts
 
 
@@ -43,7 +49,7 @@ def test_a_text_is_cut_before_the_first_character_that_does_not_fit(text, limit)
 
 
 def test_a_title_of_three_megabytes_is_taken():
-    assert kept_text("x" * 3 * 2**20) == "x" * 4096
+    assert kept_text("x" * 3 * 2**20) == "x" * MAX_TEXT_BYTES
 
 
 def test_each_of_the_texts_is_cut():

@@ -9,7 +9,7 @@ import pytest
 from support.displays import device, device_id, vectors
 
 from buswork.fsct.model.driver import Driver
-from buswork.fsct.model.selection import ORDER, REASONS, Reason, Standing
+from buswork.fsct.model.selection import ORDER, Reason, Standing
 from buswork.fsct.wire.terms import PlayerState, Status
 
 # Short in a normal run; BUSWORK_FUZZ_EXAMPLES=1000000 makes it long.
@@ -102,10 +102,6 @@ def driver():
 
 def reason(driver):
     return driver.displays[ME].reason
-
-
-def test_each_reason_is_explained():
-    assert set(REASONS) == set(Reason)
 
 
 def test_why_a_player_is_shown(driver):

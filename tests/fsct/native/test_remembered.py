@@ -1,6 +1,7 @@
 """Tests of buswork.fsct.native.remembered."""
 
 import asyncio
+import errno
 import json
 import threading
 
@@ -8,7 +9,7 @@ import pytest
 
 from buswork.fsct.native import remembered as module
 from buswork.fsct.native.remembered import MAX_FILE_BYTES, NAME, Preferred, Remembered
-from buswork.fsct.wire.terms import MAX_SELF_ID_CHARACTERS
+from buswork.fsct.wire.terms import MAX_SELF_ID_BYTES
 
 SOMEBODY = Preferred("org.mpris.MediaPlayer2.mpv", 1000)
 EVIL = Preferred('\x1b]0;"\n\u202e\U0001f3b5', 0)
@@ -24,7 +25,13 @@ async def written(state_dir, *states):
 
 
 @pytest.mark.parametrize(
-    "preferred", [SOMEBODY, EVIL, Preferred("\U0001f3b5" * MAX_SELF_ID_CHARACTERS, 2**32 - 2)]
+    "preferred",
+    [
+        SOMEBODY,
+        EVIL,
+        Preferred("\U0001f3b5" * (MAX_SELF_ID_BYTES // 4), 2**32 - 2),
+        Preferred("\0" * MAX_SELF_ID_BYTES, 2**32 - 2),
+    ],
 )
 async def test_it_comes_back(tmp_path, preferred):
     assert Remembered(tmp_path).load() is None
@@ -99,6 +106,57 @@ async def test_close_waits_for_a_thread_that_still_writes(tmp_path, monkeypatch)
     assert Remembered(tmp_path).load() == EVIL
 
 
+class Disk:
+    """One that is full, until a test says otherwise."""
+
+    def __init__(self, monkeypatch):
+        self.is_full = True
+        self.tries = 0
+        self.tried = threading.Event()
+        self._replace = module._replace
+        monkeypatch.setattr(module, "_replace", self.replace)
+
+    def replace(self, path, data):
+        self.tries += 1
+        self.tried.set()
+        if self.is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._replace(path, data)
+
+
+async def test_what_a_full_disk_did_not_take_is_tried_again(tmp_path, monkeypatch, caplog):
+    disk = Disk(monkeypatch)
+    pauses = []
+    sleep = asyncio.sleep
+
+    async def pause(seconds):
+        pauses.append(seconds)
+        disk.is_full = len(pauses) < 12
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    remembered = Remembered(tmp_path)
+    remembered.store(SOMEBODY)
+    async with asyncio.timeout(10):
+        await remembered._writing
+    assert Remembered(tmp_path).load() == SOMEBODY
+    assert pauses[:4] == [2.0, 4.0, 8.0, 16.0]
+    assert pauses[-2:] == [module.MAX_PAUSE_SECONDS, module.PAUSE_SECONDS]
+    assert len(caplog.records) == 1, "it is said once"
+    await remembered.close()
+    assert disk.tries == 13
+
+
+async def test_what_a_full_disk_did_not_take_is_written_in_the_end(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    remembered = Remembered(tmp_path)
+    remembered.store(SOMEBODY)
+    await asyncio.to_thread(disk.tried.wait, 10)
+    disk.is_full = False
+    await remembered.close()
+    assert Remembered(tmp_path).load() == SOMEBODY
+
+
 def as_json(self_id, uid):
     return json.dumps({"preferred": {"self_id": self_id, "uid": uid}})
 
@@ -120,10 +178,10 @@ def as_json(self_id, uid):
         as_json("x", True),
         as_json("x", "1000"),
         as_json("x", None),
-        as_json("x" * (MAX_SELF_ID_CHARACTERS + 1), 1),
+        as_json("x" * (MAX_SELF_ID_BYTES + 1), 1),
         as_json("\ud800", 1),
         as_json("x", 1) + " " * MAX_FILE_BYTES,
-        "[" * 50_000,
+        "[" * MAX_FILE_BYTES,
         b"\xff\xfe",
     ],
 )

@@ -19,6 +19,7 @@ from support.displays import device
 from support.rpc import UID, House
 
 from buswork.authority import Limits
+from buswork.fsct.model.players import MAX_TEXT_BYTES
 from buswork.fsct.native import rpc as module
 from buswork.fsct.native.rpc import MANAGE, MAX_IN_FLIGHT, OBSERVE, REGISTER, ROUTE, Patience
 from buswork.fsct.wire import jsonrpc
@@ -129,8 +130,8 @@ async def client(house):
 
 async def until(condition):
     for _ in range(100_000):
-        if condition():
-            return
+        if found := condition():
+            return found
         await asyncio.sleep(0)
     raise AssertionError("it does not happen")
 
@@ -170,7 +171,7 @@ async def is_sent_away(client, data):
 
 def their_player(house):
     """A player of another user."""
-    return house.driver.register("theirs", UID + 1, "another connection")
+    return house.register("theirs", UID + 1, "another connection")
 
 
 def descriptors():
@@ -255,15 +256,23 @@ async def test_a_client_of_the_newer_protocol_is_told_of_devices(house, client, 
         assert await silent.answer() == VERSION_ANSWER
 
 
-async def test_word_of_a_device_comes_in_line_with_the_answers(house, client, dac):
-    await client.line(jsonrpc.encode_request(1, "get_protocol_version"))
+async def test_word_of_a_device_waits_for_no_answer(house, client, dac):
+    await client.line(jsonrpc.encode_request(1, "get_detected_devices"))
     house.polkit.may_answer.clear()
     client.send(jsonrpc.encode_request(2, "register_player", "p"))
-    await house.polkit.was_asked.wait()
+    await until(lambda: house.polkit.asked == [OBSERVE, REGISTER])
     house.driver.add_device(dac)
+    assert json.loads(await client.line())["method"] == "device_changed"
     house.polkit.may_answer.set()
     assert json.loads(await client.line())["id"] == 2
-    assert json.loads(await client.line())["method"] == "device_changed"
+
+
+async def test_nobody_is_asked_about_a_client_that_is_told_of_nothing(house, client, dac):
+    await client.call("get_protocol_version")
+    house.driver.add_device(dac)
+    house.driver.remove_device(dac.id)
+    await client.call("register_player", "p")
+    assert house.polkit.asked == [REGISTER]
 
 
 async def test_who_may_not_observe_is_told_of_no_device(house, client, dac):
@@ -282,12 +291,40 @@ async def test_a_device_that_comes_and_goes_while_polkit_thinks(house, client, d
     for _ in range(3 * MAX_IN_FLIGHT):
         house.driver.add_device(dac)
         house.driver.remove_device(dac.id)
-    client.send(jsonrpc.encode_request(2, "get_protocol_version"))
+    answer = await client.line(jsonrpc.encode_request(2, "get_protocol_version"))
+    assert json.loads(answer)["id"] == 2
     house.polkit.may_answer.set()
-    told = 0
-    while "id" not in json.loads(await client.line()):
-        told += 1
-    assert told == 2 * MAX_IN_FLIGHT
+    events = [json.loads(await client.line())["params"]["event"] for _ in range(6 * MAX_IN_FLIGHT)]
+    assert events == ["added", "removed"] * 3 * MAX_IN_FLIGHT
+    assert house.polkit.asked == [OBSERVE]
+
+
+@pytest.mark.parametrize("decided", [True, False])
+async def test_who_leaves_much_unread_is_told_no_more(house, client, dac, decided):
+    client.reader._transport.pause_reading()
+    client.send(jsonrpc.encode_request(1, "get_preferred_player"))
+    (connection,) = await until(lambda: house.server.crowd.all)
+    await until(lambda: house.polkit.asked and not connection._waiting)
+    if not decided:
+        house.authority.forget_peer(connection.known.peer)
+        house.polkit.may_answer.clear()
+    for _ in range(4000):
+        house.driver.add_device(dac)
+        house.driver.remove_device(dac.id)
+    kept = connection._unsent if decided else connection._news
+    assert module.MAX_UNREAD_BYTES - 1000 < len(kept) <= module.MAX_UNREAD_BYTES
+
+
+async def test_a_defect_in_telling_is_logged(house, client, dac, monkeypatch, caplog):
+    async def fail(peer, action):
+        raise RuntimeError("secret")
+
+    await client.line(jsonrpc.encode_request(1, "get_protocol_version"))
+    monkeypatch.setattr(house.authority, "require_peer", fail)
+    house.driver.add_device(dac)
+    await until(lambda: "secret" in caplog.text)
+    answer = await client.line(jsonrpc.encode_request(2, "get_protocol_version"))
+    assert json.loads(answer)["id"] == 2
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b"{\n", b"\t{}\n", b" x\n"])
@@ -358,7 +395,7 @@ async def test_messages_in_pieces(house, client):
 
 
 async def test_notifications_and_responses_are_taken_and_change_nothing(house, client):
-    player = house.driver.register("p", UID, "x")
+    player = house.register("p", UID, "x")
     client.send(msgpack.packb([2, "update_player_status", [player.id, 1]]))
     client.send(msgpack.packb([1, 7, None, None]))
     assert await client.call("get_protocol_version") == VERSION
@@ -377,9 +414,9 @@ async def test_notifications_and_responses_are_taken_and_change_nothing(house, c
 async def test_past_64_in_flight_a_socket_is_not_read(house, client):
     house.polkit.may_answer.clear()
     # A request for each of the kernel's packets, so that none is sent in part.
-    request = encode_request(1, "register_player", ["x" * 4000])
+    request = encode_request(1, "update_player_metadata", [7, 1, "x" * 4000])
     sent = await push(client, request)
-    (connection,) = house.server._connections
+    (connection,) = house.server.crowd.all
     assert len(connection._waiting) == MAX_IN_FLIGHT
     assert not connection._reads
     # All that the kernel holds, and what we read: in flight, and the rest of one chunk.
@@ -387,8 +424,8 @@ async def test_past_64_in_flight_a_socket_is_not_read(house, client):
     read = MAX_IN_FLIGHT * len(request) + module.CHUNK_BYTES
     assert MAX_IN_FLIGHT < sent < (kernel + read) / len(request)
     house.polkit.may_answer.set()
-    for number in range(1, 1 + sent):
-        assert await client.answer() == [1, 1, None, number]
+    for _ in range(sent):
+        assert (await client.answer())[:3] == [1, 1, "Player not found"]
     assert connection._reads
 
 
@@ -396,7 +433,7 @@ async def test_hundreds_of_requests_that_all_have_to_wait(house, client):
     house.polkit.may_answer.clear()
     numbers = [client.ask("register_player", "") for _ in range(400)]
     await house.polkit.was_asked.wait()
-    (connection,) = house.server._connections
+    (connection,) = house.server.crowd.all
     assert len(connection._waiting) == MAX_IN_FLIGHT
     house.polkit.may_answer.set()
     assert [await client.answer() for _ in numbers] == [[1, n, None, n] for n in numbers][:256] + [
@@ -414,7 +451,7 @@ async def test_who_does_not_read_is_not_read_either(house):
         sent = await push(deaf, request)
         assert await other.call("get_protocol_version") == VERSION
         assert house.used("waiting_bytes") == 1 << 20
-        (stuffed,) = (each for each in house.server._connections if each._unsent)
+        (stuffed,) = (each for each in house.server.crowd.all if each._unsent)
         chunk = module.CHUNK_BYTES // len(request) * 4000  # answers to what was read at once
         assert module.MAX_UNREAD_BYTES < len(stuffed._unsent) < module.MAX_UNREAD_BYTES + chunk
         deaf.reader._transport.resume_reading()
@@ -455,7 +492,7 @@ async def test_what_waits_when_a_connection_is_half_closed_is_answered(
     client.writer.write_eof()
     await house.polkit.was_asked.wait()
     if number == 1:
-        (connection,) = house.server._connections
+        (connection,) = house.server.crowd.all
         await until(lambda: connection._ends)
     house.polkit.may_answer.set()
     assert [await client.answer() for _ in numbers] == [[1, n, None, n] for n in numbers]
@@ -551,7 +588,7 @@ async def test_a_message_behind_one_that_waits_is_not_slow(house, client):
     house.polkit.may_answer.clear()
     client.send(encode_request(1, "register_player", ["p"]) + VERSION_REQUEST[:-1])
     await house.polkit.was_asked.wait()
-    (connection,) = house.server._connections
+    (connection,) = house.server.crowd.all
     assert connection._message_timer is None
     house.polkit.may_answer.set()
     assert await client.answer() == [1, 1, None, 1]
@@ -603,11 +640,123 @@ async def test_large_messages_are_counted_while_they_come(tmp_path, caplog):
         first.send(request[-1:])
         assert await first.answer() == [1, 9, None, None]
         assert house.used("waiting_bytes") == 0
-        assert len(house.driver.player(1).texts.title) == 4096
+        assert len(house.driver.player(1).texts.title) == MAX_TEXT_BYTES
         first.send(request[:-1])
         await until(lambda: house.used("waiting_bytes") == 1 << 20)
         first.close()
         await nobody(house)
+
+
+async def test_a_request_for_which_there_is_no_room_is_answered(tmp_path, caplog):
+    """With its id, if that was to be read by then; and behind those that wait."""
+    long = "x" * 67_000
+    limits = Limits(waiting_bytes=1)
+    async with a_house(tmp_path, limits=limits) as house, clients(house, 2) as (old, new):
+        house.polkit.may_answer.clear()
+        old.ask("register_player", "p")
+        await house.polkit.was_asked.wait()
+        old.send(encode_request(9, "register_player", [long])[:67_000])
+        await until(lambda: "waiting bytes" in caplog.text)
+        house.polkit.may_answer.set()
+        assert await old.answer() == [1, 1, None, 1]
+        assert await old.answer() == [
+            *(1, 9),
+            f"invalid request: uid {UID} may have 1 waiting bytes at once, and has them",
+            None,
+        ]
+        line = await new.line(jsonrpc.encode_request(9, "register_player", long)[:67_000])
+        assert "1 waiting bytes" in json.loads(line)["error"]["message"]
+        assert json.loads(line)["id"] is None
+        await nobody(house)
+
+
+async def test_so_many_connections_in_all(house, client, caplog):
+    await client.call("register_player", "p")
+    house.server.crowd.most = 2
+    async with clients(house, 2) as (second, third):
+        assert await third.call("get_protocol_version") == VERSION
+        assert await second.call("get_protocol_version") == VERSION
+        assert await client.ended()
+        assert not house.driver.players
+        assert len(house.server) == house.used("native_connections") == 2
+        assert "2 connections: one was closed" in caplog.text
+
+
+# Shares of the loop
+
+
+@pytest.fixture
+def line(house, monkeypatch):
+    """What waits for its turn; nothing has it by itself."""
+    works = []
+    monkeypatch.setattr(house.server.shares, "later", lambda uid, work: works.append(work))
+    return works
+
+
+async def test_what_takes_long_is_charged_to_its_user(house, client, monkeypatch):
+    charged = []
+    monkeypatch.setattr(house.server.shares, "charge", lambda *args: charged.append(args))
+    request = jsonrpc.encode_request(1, "get_protocol_version")
+    await client.line(request * (module.CHUNK_BYTES // len(request)))
+    uid, seconds = charged[0]
+    assert uid == UID
+    assert 0 < seconds < 10
+
+
+async def test_who_had_his_share_waits_for_his_turn(house, client, line):
+    assert await client.call("get_protocol_version") == VERSION
+    house.server.shares.charge(UID, 1e9)
+    for _ in range(3):
+        house.server.shares._window_end = float("inf")
+        client.ask("get_protocol_version")
+        (turn,) = await until(lambda: line)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        (connection,) = house.server.crowd.all
+        assert not connection._reads
+        line.clear()
+        turn()
+        assert (await client.answer())[3] == VERSION
+
+
+async def test_turns_come_by_themselves(house, client):
+    house.server.shares.charge(UID, 1.0)
+    for _ in range(50):
+        assert await client.call("get_protocol_version") == VERSION
+
+
+async def test_a_connection_that_ends_or_is_full_before_its_turn(house, client, line):
+    house.server.shares.charge(UID, 1e9)
+    house.server.shares._window_end = float("inf")
+    client.send(VERSION_REQUEST)
+    (turn,) = await until(lambda: line)
+    (connection,) = house.server.crowd.all
+    connection._unsent += bytes(module.MAX_UNREAD_BYTES + 1)
+    turn()
+    assert not connection._reads
+    assert connection._tongue is None  # nothing was read
+    connection.close()
+    turn()
+    await nobody(house)
+
+
+async def test_who_waits_for_his_turn_at_the_end_is_answered(house, client, line):
+    house.server.shares.charge(UID, 1e9)
+    house.server.shares._window_end = float("inf")
+    client.send(VERSION_REQUEST)
+    await until(lambda: line)
+    await house.stop()
+    assert await client.answer() == VERSION_ANSWER
+    assert await client.ended()
+
+
+async def test_no_turn_comes_after_the_end(house):
+    came = []
+    house.server.shares.later(UID, lambda: came.append(True))
+    await house.stop()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not came
 
 
 async def test_unread_answers_are_counted_too(tmp_path):
@@ -659,7 +808,7 @@ def facts(house):
 @pytest.mark.parametrize("method", OWN)
 async def test_what_is_asked_of_polkit(house, client, method, whose):
     params, own, others = OWN[method]
-    player = house.driver.register("p", UID if whose == "own" else UID + 1, "somebody")
+    player = house.register("p", UID if whose == "own" else UID + 1, "somebody")
     assert player.id == 1
     house.driver.assign(1, str(DEVICE if method.startswith("unassign") else UUID(int=1)))
     before = facts(house)
@@ -796,7 +945,7 @@ async def test_what_a_connection_asked_before_it_ended_is_not_done_later(house):
     house.polkit.may_answer.set()
     await nobody(house)
     assert not house.driver.players
-    assert house.driver.register("next", UID, "x").id < MAX_IN_FLIGHT
+    assert house.register("next", UID, "x").id < MAX_IN_FLIGHT
 
 
 async def test_an_answer_that_can_not_be_sent_ends_all_that_was_to_follow(house, client):
@@ -817,6 +966,7 @@ async def test_an_answer_that_can_not_be_sent_ends_all_that_was_to_follow(house,
 
 async def test_what_is_in_flight_at_the_end_is_answered(tmp_path):
     async with a_house(tmp_path) as house, clients(house, 2) as (first, second):
+        listening = list(house.driver.on_change)
         house.polkit.may_answer.clear()
         first.ask("register_player", "p")
         await house.polkit.was_asked.wait()
@@ -833,7 +983,7 @@ async def test_what_is_in_flight_at_the_end_is_answered(tmp_path):
             await first.answer()
         await stopping
         assert not len(house.server)
-        assert house.driver.on_change == [house._give_back]
+        assert house.driver.on_change == listening[:1]  # whoever counts the players
         with pytest.raises(OSError, match="No such file"):
             await asyncio.open_unix_connection(str(house.path))
 

@@ -291,6 +291,7 @@ async def test_a_text_longer_than_a_transfer_is_cut(room, caplog):
     texts = b"\x06\x32\x03\x01\xff\xff"  # UTF-32
     facts = {"coding": 3, "texts": {1: 0xFFFF}}
     dac = await room.plug(room.dac(descriptors=b"\x05\x31\x0b\x00\x07" + texts, **facts))
+    room.driver.limits = Limits(text_bytes=4096)
     player = room.driver.register("p", 1000, "me")
     title(room, player, "x" * 4096)
     await room.rest()

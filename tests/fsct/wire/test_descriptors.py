@@ -1,7 +1,5 @@
 import pytest
 from fsct.wire.vectors import vectors
-from hypothesis import given
-from hypothesis import strategies as st
 
 from buswork.fsct.wire.descriptors import (
     BadDescriptor,
@@ -12,8 +10,6 @@ from buswork.fsct.wire.descriptors import (
     NotFsct,
     TextField,
     Unsupported,
-    encode_bos,
-    encode_set,
     find_interface,
     has_bos,
     parse_bos,
@@ -213,31 +209,3 @@ def test_what_is_not_whole_at_the_end_says_nothing(rest):
 def test_the_length_comes_first():
     assert parse_set_length(bytes.fromhex("0531140007")) == 20
     assert parse_set_length(bytes.fromhex("0531ffff07")) == 65535
-
-
-@given(st.integers(0, 255))
-def test_a_simulated_bos_is_read_back(subclass):
-    assert parse_bos(encode_bos(Capability(subclass))) == Capability(subclass)
-
-
-SETS = st.builds(
-    DescriptorSet,
-    st.integers(0, 15).map(Functionality),
-    st.just(Coding.UTF8),
-    st.lists(
-        st.builds(TextField, st.sampled_from(TextId), st.integers(0, 65535)),
-        unique_by=lambda field: field.id,
-    ).map(tuple),
-    st.lists(
-        st.builds(
-            ImageFormat, st.integers(0, 65535), st.integers(0, 65535), st.sampled_from(PixelFormat)
-        )
-    ).map(tuple),
-)
-
-
-@given(SETS)
-def test_a_simulated_set_is_read_back(descriptors):
-    data = encode_set(descriptors)
-    assert parse_set_length(data[:5]) == len(data)
-    assert parse_set(data) == descriptors

@@ -14,7 +14,7 @@ def test_majors_decide():
     [
         msgpackrpc.encode_request(1, "get_protocol_version", []),
         msgpackrpc.encode_request(2**32, "get_protocol_version", []),
-        msgpackrpc.encode_notification("x", []),
+        bytes.fromhex("93 02 a178 90"),  # a notification
         bytes.fromhex("dc0004 00 01 a178 90"),  # an array of four in a longer form
         bytes.fromhex("01 02 03 94 00 07 a178 90"),  # what the original skips
     ],

@@ -71,19 +71,7 @@ def test_every_recorded_transfer_is_one_that_we_make(scenario):
             assert same(Progress.decode(request.data), transfer["decoded"])
 
 
-def test_the_requests_that_no_host_sends_yet():
-    assert requests.poll(3) == ControlRequest(0x41, 0x05, 0, 3)
-    assert requests.read_enabled(3) == ControlRequest(0xC1, 0x01, 0, 3, length=1)
-    assert requests.read_enabled(3).is_in
-    assert not requests.poll(3).is_in
-
-
 def test_answers_are_checked():
-    assert requests.parse_enabled(b"\x02")
-    assert not requests.parse_enabled(b"\0")
-    for answer in (b"", b"\0\0"):
-        with pytest.raises(BadAnswer, match="1 byte"):
-            requests.parse_enabled(answer)
     for answer in (b"", bytes(7), bytes(9)):
         with pytest.raises(BadAnswer, match="8 bytes"):
             requests.parse_timestamp(answer)

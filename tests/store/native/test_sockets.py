@@ -714,19 +714,19 @@ async def test_who_does_not_read_is_cut_off(tmp_path):
 
 async def test_who_is_being_answered_is_not_silent(tmp_path):
     async with a_house(tmp_path, limits=Limits(native_connections=2)) as house:
-        house.store.set(UID, "big", b"x" * MEGA)
+        house.store.set(UID, "big", b"\x01" * 60_000)  # six times as long in JSON
         await house.get(b"k")
-        slow, writer = await house.connect(house.get_path)
-        slow._transport.pause_reading()
-        writer.write(b"big")
-        while house.waiting < 1:
-            await turns()
-        clients = [await house.connect(house.get_path) for _ in range(3)]
-        await turns()
-        slow._transport.resume_reading()
-        assert len(await slow.read()) > MEGA
-        for each in (writer, *(client for _, client in clients)):
-            each.close()
+        with socket.socket(socket.AF_UNIX) as slow:
+            slow.connect(str(house.get_path))
+            slow.send(b"big")
+            while house.waiting < 1:
+                await turns()
+            clients = [await house.connect(house.get_path) for _ in range(3)]
+            assert await clients[0][0].read() == b""  # the oldest of the silent
+            reply = await asyncio.to_thread(slow.recv, MEGA, socket.MSG_WAITALL)
+            assert len(reply) > 360_000
+        for _, client in clients:
+            client.close()
 
 
 async def test_all_uids_together_have_so_many_connections(tmp_path, caplog):
@@ -781,14 +781,18 @@ async def test_long_requests_are_carried_out_one_by_one(house):
 
 async def test_who_had_its_share_waits_and_is_answered(house, caplog):
     await house.get(b"k")
-    house.doors.shares._window_end = float("inf")
-    house.doors.shares.charge(UID, 1.0)
+    shares, put_off = house.doors.shares, []
+    later = shares.later
+    shares._window_end = float("inf")
+    shares.charge(UID, 1.0)
+    shares.later = lambda uid, work: (put_off.append(uid), later(uid, work))
     reader, writer = await house.connect(house.get_path)
     while house.waiting < 1:
         await turns()
     writer.write(b"k")
     assert await reader.read() == NULL_REPLY
     assert await house.set(setting("k", "v")) == setting("k", "v")
+    assert put_off[:2] == [UID, UID]
     assert house.waiting == 0
     writer.close()
 

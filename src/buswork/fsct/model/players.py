@@ -10,9 +10,11 @@ from buswork.fsct.wire.terms import TRACK_TEXTS, Status, Texts, Timeline
 # for all of its windows would still have room.
 MAX_PLAYERS = 4096
 
-# No display has a line of so much; of the longest titles in the wild it is ten times. What is
-# longer is cut, not refused: the original takes 3 MiB, and its clients send what they have.
-MAX_TEXT_BYTES = 4096
+# No display has a line of so much, and hardly a title in the wild. What is longer is cut, not
+# refused: the original takes 3 MiB, and its clients send what they have. One answer of 16 MiB
+# tells of all players, each with four such texts; in memory, where a single emoji makes all
+# characters of a text four bytes wide, they take no more than systemd/buswork.service counts.
+MAX_TEXT_BYTES = 640
 
 # The position of a player that just plays on is told by its clock, which is not ours: within half
 # a second nobody sees the difference on a display that counts seconds.

@@ -55,17 +55,6 @@ class Reason(StrEnum):
     SEAT = "seat"
 
 
-REASONS = {
-    Reason.NONE: "there is no player",
-    Reason.ASSIGNED: "it is assigned to this device",
-    Reason.PREFERRED: "it is the preferred player",
-    Reason.PLAYING: "it plays, and none comes before it",
-    Reason.IDLE: "nothing plays; it was shown before, or registered first",
-    Reason.ONLY: "it is the only player",
-    Reason.ELSEWHERE: "all players are assigned to other devices",
-    Reason.SEAT: "its user sits at the machine; another one's player would come before it",
-}
-
 _REASONS = {
     (Standing.HERE, True): Reason.ASSIGNED,
     (Standing.HERE, False): Reason.ASSIGNED,

@@ -1,7 +1,8 @@
 """What outlives the daemon: who the preferred player was, by what it calls itself and by its user.
 
 A thread writes the file, so that nobody waits for a disk; the newest state is always written in
-the end, and those between may be skipped. A file that can't be read is as good as none.
+the end, and those between may be skipped. What could not be written is tried again, later each
+time, and once more at the end. A file that can't be read is as good as none.
 """
 
 import asyncio
@@ -19,10 +20,12 @@ log = logging.getLogger(__name__)
 
 NAME = "fsct.json"
 
-# The longest self id, each character of it escaped as two halves (12 bytes), and our own words.
-MAX_FILE_BYTES = 64 * 1024
+# The longest self id, each byte of it escaped (6 bytes), and our own words.
+MAX_FILE_BYTES = 4096
 # Whoever changes his mind ten times a second does not make a disk write as often.
 PAUSE_SECONDS = 1.0
+# A disk that is full has room again some day; one small try in so long disturbs nobody.
+MAX_PAUSE_SECONDS = 300.0
 # -1 is no uid.
 MAX_UID = 2**32 - 2
 
@@ -40,6 +43,7 @@ class Remembered:
         self._written: Preferred | None = None
         self._wanted: Preferred | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._failed = False  # the last time
         self._lock = threading.Lock()
 
     def load(self) -> Preferred | None:
@@ -62,10 +66,12 @@ class Remembered:
             self._writing = asyncio.create_task(self._keep_writing())
 
     async def _keep_writing(self) -> None:
+        pause = PAUSE_SECONDS
         try:
             while self._wanted != self._written:
                 await asyncio.to_thread(self._write)
-                await asyncio.sleep(PAUSE_SECONDS)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS) if self._failed else PAUSE_SECONDS
+                await asyncio.sleep(pause)
         finally:
             self._writing = None
 
@@ -75,11 +81,14 @@ class Remembered:
             preferred = self._wanted
             if self._path is None or preferred == self._written:
                 return
-            self._written = preferred  # if it fails, the same would fail again
             try:
                 _replace(self._path, _text(preferred))
             except OSError as error:
-                log.error("the preferred player is not remembered: %s", error)
+                if not self._failed:  # once for all tries
+                    log.error("the preferred player is not remembered: %s", error)
+                self._failed = True
+            else:
+                self._written, self._failed = preferred, False
 
     async def close(self) -> None:
         """Writes what is not written yet."""

@@ -4,6 +4,9 @@ Rules
 * The first byte tells which protocol a connection speaks.
 * Answers come in the order of the requests. One that has to wait, for polkit, makes those behind
   it wait too, so that what they do is done in order; past MAX_IN_FLIGHT the socket is not read.
+* Word of devices waits for no answer, and no answer for it. Who may not observe gets none, nor
+  does who leaves much unread.
+* A user who has had his share of the loop's time waits for his turn, with all his connections.
 * A player belongs to the connection that registered it, and goes with it. Who may alter it is
   decided by its user: whoever is the same user may, others need `manage`.
 * Everything that has an id is answered. What can't be read any more ends the connection.
@@ -18,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from buswork.authority import Authority, Lease
@@ -39,6 +42,8 @@ from buswork.fsct.wire.terms import BadValue, DeviceInfo, TimeSync
 from buswork.log import Sparing
 from buswork.native.accept import Acceptor
 from buswork.native.peers import Known, Peers
+from buswork.native.room import Crowd
+from buswork.native.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +56,7 @@ MANAGE = "org.fsct.driver.manage"
 MAX_IN_FLIGHT = 64
 # Read at a time before others have their turn: eighty small requests, about two milliseconds.
 CHUNK_BYTES = 4 * 1024
-# Answers that a client has not read; then its requests are not read either.
+# What a client has not read; then its requests are not read either, and it is told no more.
 MAX_UNREAD_BYTES = 256 * 1024
 # What a connection may keep in memory without being charged for it.
 FREE_BYTES = 64 * 1024
@@ -109,16 +114,10 @@ _ABOUT_A_PLAYER = frozenset(
 # -- the two protocols ---------------------------------------------------------------------------
 
 
-class _DeviceChanged(NamedTuple):
-    """Word of a device, in line with the answers; whoever may not observe does not get it."""
-
-    event: str
-    device_id: UUID
-
-
 class _Tongue:
     """What the two protocols do differently."""
 
+    is_told_of_devices: ClassVar[bool]
     decoder: msgpackrpc.Decoder | jsonrpc.Decoder
 
     def arguments(self, request: Any) -> tuple[Any, ...]:
@@ -133,7 +132,8 @@ class _Tongue:
     def refused(self, message: Any) -> bytes:
         raise NotImplementedError
 
-    def device_changed(self, change: _DeviceChanged) -> bytes:
+    def cut_off(self, text: str) -> bytes:
+        """What to answer to a message that is not read to its end."""
         raise NotImplementedError
 
 
@@ -143,6 +143,9 @@ _VERSION = methods.encode_result(VERSION)
 
 
 class _MessagePack(_Tongue):
+    is_told_of_devices = False
+    decoder: msgpackrpc.Decoder
+
     def __init__(self) -> None:
         self.decoder = msgpackrpc.Decoder()
 
@@ -167,11 +170,13 @@ class _MessagePack(_Tongue):
     def refused(self, message: msgpackrpc.Refused) -> bytes:
         return msgpackrpc.encode_error(message.msgid, message.text)
 
-    def device_changed(self, change: _DeviceChanged) -> bytes:
-        return b""  # the older protocol tells of nothing unasked
+    def cut_off(self, text: str) -> bytes:
+        return self.decoder.broken(text).answer
 
 
 class _Json(_Tongue):
+    is_told_of_devices = True
+
     def __init__(self) -> None:
         self.decoder = jsonrpc.Decoder()
 
@@ -194,8 +199,8 @@ class _Json(_Tongue):
     def refused(self, message: jsonrpc.Refused) -> bytes:
         return jsonrpc.encode_error(message.id, message.code, message.text)
 
-    def device_changed(self, change: _DeviceChanged) -> bytes:
-        return jsonrpc.device_changed(*change)
+    def cut_off(self, text: str) -> bytes:
+        return jsonrpc.encode_error(None, jsonrpc.DRIVER_ERROR, text)  # its id may be at its end
 
 
 _TONGUES: dict[Speech, type[_Tongue]] = {
@@ -204,6 +209,14 @@ _TONGUES: dict[Speech, type[_Tongue]] = {
 }
 _REQUESTS = (msgpackrpc.Request, jsonrpc.Request)
 _REFUSED = (msgpackrpc.Refused, jsonrpc.Refused)
+
+
+def _request_or_answer(tongue: _Tongue, message: Any) -> Any:
+    """A request, or the answer (bytes) to what is none."""
+    if type(message) in _REQUESTS:
+        return message
+    # Notifications are taken, and change nothing; there are no requests of ours.
+    return tongue.refused(message) if isinstance(message, _REFUSED) else b""
 
 
 def _text(error: Exception) -> str:
@@ -228,18 +241,27 @@ class _Connection:
         self._sock = sock
         self._lease = lease
         self._tongue: _Tongue | None = None
-        # What is not answered yet, and until when it has to be; bytes are an answer already.
+        # Requests that are not answered yet, and until when they have to be; and between them
+        # answers (bytes) that others stand in front of.
         self._waiting: deque[tuple[Any, float]] = deque()
         self._pump: asyncio.Task[None] | None = None
+        # Word of devices, until it is known whether the client may observe.
+        self._news = bytearray()
+        self._teller: asyncio.Task[None] | None = None
         self._unsent = bytearray()
         self._message_bytes = 0  # read since the last message ended
         self._large: Lease | None = None  # for a message, or answers, that take much room
         self._message_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._reads = False
+        self._in_line = False  # for a turn of its uid
         self._ends = False  # as soon as everything is answered
         self._broken = False  # what else it sent can't be read
         self._read_on()
+
+    @property
+    def uid(self) -> int:
+        return self.known.peer.uid
 
     @property
     def is_open(self) -> bool:
@@ -247,13 +269,17 @@ class _Connection:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _read_on(self) -> None:
-        """Reads, if there is room for what comes of it."""
-        may = (
+    @property
+    def _has_room(self) -> bool:
+        """Whether there is room for what comes of reading."""
+        return (
             not self._ends
             and len(self._waiting) < MAX_IN_FLIGHT
             and len(self._unsent) <= MAX_UNREAD_BYTES
         )
+
+    def _read_on(self) -> None:
+        may = self._has_room and not self._in_line
         if may and not self._reads:
             self._loop.add_reader(self._sock.fileno(), self._readable)
         elif self._reads and not may:
@@ -261,6 +287,24 @@ class _Connection:
         self._reads = may
 
     def _readable(self) -> None:
+        shares = self._server.shares
+        if shares.is_over(self.uid):
+            self._in_line = True
+            self._read_on()
+            shares.later(self.uid, self._read_in_turn)
+            return
+        begin = time.monotonic()
+        self._read()
+        shares.charge(self.uid, time.monotonic() - begin)
+
+    def _read_in_turn(self) -> None:
+        self._in_line = False
+        if self.is_open and self._has_room:
+            self._read()
+        if self.is_open:
+            self._read_on()
+
+    def _read(self) -> None:
         try:
             data = self._sock.recv(CHUNK_BYTES, _DONTWAIT)
         except BlockingIOError:
@@ -288,7 +332,7 @@ class _Connection:
                 if message is None:
                     break
                 taken = True
-                answers += self._answer_or_wait(tongue, message)
+                answers += self._answer_or_wait(tongue, _request_or_answer(tongue, message))
             if taken:
                 self._message_bytes = 0
             partial = tongue.decoder.partial and not self._waiting
@@ -300,8 +344,8 @@ class _Connection:
             self._server.complain(self.known, error)
             self._ends = self._broken = True
             self._message_bytes = 0
-            if isinstance(error, Broken):
-                answers += self._answer_or_wait(tongue, error.answer)
+            last = error.answer if isinstance(error, Broken) else tongue.cut_off(str(error))
+            answers += self._answer_or_wait(tongue, last)
         self._send(answers)
 
     def _look_at_time(self, partial: bool, *, begun: bool) -> None:
@@ -322,18 +366,13 @@ class _Connection:
         """What takes much room, coming or going, counts as waiting bytes of its uid."""
         size = max(size, len(self._unsent))
         if size > FREE_BYTES and self._large is None:
-            uid = self.known.peer.uid
-            self._large = self._server.quotas.take(uid, "waiting_bytes", MAX_MESSAGE_BYTES)
+            quotas = self._server.quotas
+            self._large = quotas.take(self.uid, "waiting_bytes", MAX_MESSAGE_BYTES)
         elif size <= FREE_BYTES and self._large is not None:
             self._large.release()
             self._large = None
 
     # -- answering -----------------------------------------------------------------------------
-
-    def device_changed(self, change: _DeviceChanged) -> None:
-        # As many as requests, if a device comes and goes all the time.
-        if self._tongue is not None and self.is_open and len(self._waiting) < 2 * MAX_IN_FLIGHT:
-            self._send(self._answer_or_wait(self._tongue, change))
 
     def _answer_or_wait(self, tongue: _Tongue, message: Any) -> bytes:
         """The answer, unless it has to wait; then it will come in its turn."""
@@ -351,27 +390,17 @@ class _Connection:
         self, tongue: _Tongue, message: Any, allowed: str | None = None
     ) -> bytes | None:
         """The answer; None: somebody must be asked first. allowed: an action that was asked for."""
-        if type(message) not in _REQUESTS:
-            return self._answer_to_other(tongue, message, allowed)
+        if isinstance(message, bytes):
+            return message
         try:
             server, method = self._server, message.method
             arguments = tongue.arguments(message)
             action = server.action(self.known, method, arguments)
             if action is not None and action != allowed and not server.may(self.known, action):
                 return None
-            return tongue.result(message, server.methods[method](self, *arguments))
+            return tongue.result(message, METHODS[method](server, self, *arguments))
         except Exception as error:
             return self._failure(tongue, message, error)
-
-    def _answer_to_other(self, tongue: _Tongue, message: Any, allowed: str | None) -> bytes | None:
-        if isinstance(message, _REFUSED):
-            return tongue.refused(message)
-        if isinstance(message, _DeviceChanged):
-            may = allowed == OBSERVE or self._server.may(self.known, OBSERVE)
-            return tongue.device_changed(message) if may else None
-        if isinstance(message, bytes):
-            return message
-        return b""  # notifications are taken, and change nothing; there are no requests of ours
 
     async def _answer_waiting(self, tongue: _Tongue) -> None:
         while self._waiting:
@@ -389,20 +418,14 @@ class _Connection:
                     action = self._action(tongue, message)
                     await self._server.authority.require_peer(self.known.peer, action)
         except TimeoutError:
-            if isinstance(message, _DeviceChanged):
-                return b""
             seconds = self._patience.request_seconds
             error = TimedOut(f"{message.method} was not allowed within {seconds:g} s")
             return tongue.error(message, error)
         except Exception as error:
-            if isinstance(message, _DeviceChanged):
-                return b""
             return self._failure(tongue, message, error)
         return answer
 
     def _action(self, tongue: _Tongue, message: Any) -> str:
-        if isinstance(message, _DeviceChanged):
-            return OBSERVE
         arguments = tongue.arguments(message)
         action = self._server.action(self.known, message.method, arguments)
         assert action is not None  # else there would be an answer
@@ -412,6 +435,34 @@ class _Connection:
         if not isinstance(error, (BusworkError, BadValue, UnknownMethod)):
             log.error("%s failed", message.method, exc_info=error)
         return tongue.error(message, error)
+
+    # -- word of devices -----------------------------------------------------------------------
+
+    def tell(self, news: bytes) -> None:
+        """Sends it to a client that is told of devices, as soon as it is known that it may be."""
+        if self._tongue is None or not self._tongue.is_told_of_devices or not self.is_open:
+            return
+        if len(self._unsent) + len(self._news) + len(news) > MAX_UNREAD_BYTES:
+            return
+        if self._teller is None and self._server.may(self.known, OBSERVE):
+            self._send(news)
+            return
+        self._news += news
+        if self._teller is None:
+            self._teller = self._loop.create_task(self._tell_later())
+
+    async def _tell_later(self) -> None:
+        news = b""
+        try:
+            await self._server.authority.require_peer(self.known.peer, OBSERVE)
+            news = bytes(self._news)
+        except BusworkError:
+            pass  # the authority has logged what it denied
+        except Exception as error:
+            log.error("nobody could say who may observe", exc_info=error)
+        self._news.clear()
+        self._teller = None
+        self._send(news)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -474,8 +525,8 @@ class _Connection:
 
     def finish(self) -> None:
         """Takes what has come by now, and ends."""
-        if self._reads:
-            self._readable()
+        if self._has_room:
+            self._read()
         if self.is_open:
             self.end()
 
@@ -498,8 +549,9 @@ class _Connection:
         for timer in (self._message_timer, self._unread_timer):
             if timer is not None:
                 timer.cancel()
-        if self._pump is not None:
-            self._pump.cancel()
+        for task in (self._pump, self._teller):
+            if task is not None:
+                task.cancel()
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
@@ -528,35 +580,18 @@ class RpcServer:
         self.authority = authority
         self.quotas = authority.quotas
         self.patience = patience or Patience()
-        self._driver = driver
-        self._register = register
+        self.driver = driver
+        self.register = register
+        self.shares = Shares()
+        self.crowd: Crowd[_Connection] = Crowd()
         self._peers = Peers(self._ended)
         self._acceptor = Acceptor()
-        self._connections: set[_Connection] = set()
         self._sparing = Sparing("complaints about clients of the driver's socket")
         self._idle = asyncio.Event()
-        # Called with the connection and the arguments.
-        self.methods: dict[str, Callable[..., Any]] = {
-            "get_protocol_version": lambda owner: VERSION,
-            "register_player": self._register_player,
-            "unregister_player": lambda owner, *args: driver.unregister(*args),
-            "assign_player_to_device": self._assign,
-            "unassign_player_from_device": self._unassign,
-            "update_player_state": lambda owner, *args: driver.update_state(*args),
-            "update_player_status": lambda owner, *args: driver.update_status(*args),
-            "update_player_timeline": lambda owner, *args: driver.update_timeline(*args),
-            "update_player_metadata": lambda owner, *args: driver.update_text(*args),
-            "set_preferred_player": lambda owner, *args: driver.prefer(*args),
-            "get_preferred_player": lambda owner: driver.preferred,
-            "get_player_assigned_device": self._assigned_device,
-            "get_timesync": lambda owner: TimeSync(time.time_ns(), time.monotonic_ns()),
-            "get_detected_devices": lambda owner: [UUID(known) for known in driver.displays],
-            "get_device_info": self._device_info,
-        }
         driver.on_change.append(self._changed)
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self.crowd)
 
     def open(self, listener: socket.socket) -> None:
         """Serves a listening socket, which is ours from now on."""
@@ -565,14 +600,15 @@ class RpcServer:
     async def stop(self) -> None:
         """Answers what is in flight, and ends."""
         self._acceptor.close()
-        self._driver.on_change.remove(self._changed)
-        for connection in tuple(self._connections):
+        self.shares.close()  # nobody waits for his turn any more
+        self.driver.on_change.remove(self._changed)
+        for connection in self.crowd.all:
             connection.finish()
-        if self._connections:
+        if self.crowd:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.patience.drain_seconds):
                     await self._idle.wait()
-        for connection in tuple(self._connections):
+        for connection in self.crowd.all:
             connection.close()
         self._peers.close()
 
@@ -587,23 +623,26 @@ class RpcServer:
                 log.warning("a client of the driver's socket is sent away: %s", error)
             sock.close()
             return
+        if self.crowd.is_full:
+            self.complain(known, f"there are {self.crowd.most} connections: one was closed")
+            self.crowd.oldest_of_most().close()
         self._peers.hold(known)
         self._idle.clear()
-        self._connections.add(_Connection(self, sock, known, lease))
+        self.crowd.add(_Connection(self, sock, known, lease))
 
     def _ended(self, peer: Peer) -> None:
         """A process has ended; a connection may live on in its children."""
         self.authority.forget_peer(peer)
-        for connection in tuple(self._connections):
+        for connection in self.crowd.all:
             if connection.known.peer == peer:
                 connection.close_if_left()
 
     def forget(self, connection: _Connection) -> None:
         """The connection has ended, and so have its players."""
-        self._connections.discard(connection)
-        self._driver.release(connection)
+        self.crowd.remove(connection)
+        self.driver.release(connection)
         self._peers.let_go(connection.known)
-        if not self._connections:
+        if not self.crowd:
             self._idle.set()
 
     def complain(self, known: Known, error: object) -> None:
@@ -619,7 +658,7 @@ class RpcServer:
         if right is None:
             return None
         if method in _ABOUT_A_PLAYER:
-            player = self._driver.players.get(arguments[0])
+            player = self.driver.players.get(arguments[0])
             if player is not None and player.uid != known.peer.uid:
                 return right.others
         return right.own
@@ -628,33 +667,57 @@ class RpcServer:
         """Whether it is allowed without asking anybody."""
         return self.authority.peer_is_known(known.peer, action)
 
-    def _register_player(self, owner: _Connection, self_id: str) -> int:
-        return self._register(self_id, owner.known.peer.uid, owner).id
-
-    def _assign(self, owner: _Connection, player_id: int, device: UUID) -> None:
-        self._driver.assign(player_id, str(device))
-
-    def _unassign(self, owner: _Connection, player_id: int, device: UUID) -> None:
-        self._driver.unassign(player_id, str(device))
-
-    def _assigned_device(self, owner: _Connection, player_id: int) -> UUID | None:
-        device = self._driver.player(player_id).device
-        return None if device is None else UUID(device)
-
-    def _device_info(self, owner: _Connection, device_id: UUID) -> DeviceInfo:
-        device = self._driver.display(str(device_id)).device
-        return DeviceInfo(
-            device_id,
-            device.product or None,
-            device.vendor or None,
-            device.vendor_id,
-            device.product_id,
-            device.serial or None,
-        )
-
     def _changed(self, change: Change) -> None:
         if isinstance(change, (DeviceAdded, DeviceRemoved)):
             event = "added" if isinstance(change, DeviceAdded) else "removed"
-            told = _DeviceChanged(event, UUID(change.display.device.id))
-            for connection in tuple(self._connections):
-                connection.device_changed(told)
+            news = jsonrpc.device_changed(event, UUID(change.display.device.id))
+            for connection in self.crowd.all:
+                connection.tell(news)
+
+
+# -- what requests do ----------------------------------------------------------------------------
+
+
+def _register_player(server: RpcServer, owner: _Connection, self_id: str) -> int:
+    return server.register(self_id, owner.uid, owner).id
+
+
+def _assigned_device(server: RpcServer, owner: _Connection, player_id: int) -> UUID | None:
+    device = server.driver.player(player_id).device
+    return None if device is None else UUID(device)
+
+
+def _device_info(server: RpcServer, owner: _Connection, device_id: UUID) -> DeviceInfo:
+    device = server.driver.display(str(device_id)).device
+    return DeviceInfo(
+        device_id,
+        device.product or None,
+        device.vendor or None,
+        device.vendor_id,
+        device.product_id,
+        device.serial or None,
+    )
+
+
+# Called with the server, the connection and the arguments.
+METHODS: dict[str, Callable[..., Any]] = {
+    "get_protocol_version": lambda server, owner: VERSION,
+    "register_player": _register_player,
+    "unregister_player": lambda server, owner, *args: server.driver.unregister(*args),
+    "assign_player_to_device": lambda server, owner, player_id, device: server.driver.assign(
+        player_id, str(device)
+    ),
+    "unassign_player_from_device": lambda server, owner, player_id, device: server.driver.unassign(
+        player_id, str(device)
+    ),
+    "update_player_state": lambda server, owner, *args: server.driver.update_state(*args),
+    "update_player_status": lambda server, owner, *args: server.driver.update_status(*args),
+    "update_player_timeline": lambda server, owner, *args: server.driver.update_timeline(*args),
+    "update_player_metadata": lambda server, owner, *args: server.driver.update_text(*args),
+    "set_preferred_player": lambda server, owner, *args: server.driver.prefer(*args),
+    "get_preferred_player": lambda server, owner: server.driver.preferred,
+    "get_player_assigned_device": _assigned_device,
+    "get_timesync": lambda server, owner: TimeSync(time.time_ns(), time.monotonic_ns()),
+    "get_detected_devices": lambda server, owner: [UUID(known) for known in server.driver.displays],
+    "get_device_info": _device_info,
+}

@@ -11,8 +11,6 @@ from uuid import UUID
 
 from buswork.fsct.wire.terms import (
     FIELDS,
-    MAX_SELF_ID_CHARACTERS,
-    MAX_TEXT_CHARACTERS,
     TRACK_TEXTS,
     BadValue,
     PlayerState,
@@ -56,8 +54,9 @@ def shown(text: str) -> str:
 def self_id(value: object) -> str:
     if not isinstance(value, str) or not is_text(value):
         raise BadValue("self_id", "invalid param: self_id must be string")
-    if len(value) > MAX_SELF_ID_CHARACTERS:
-        text = f"invalid self_id: must have {MAX_SELF_ID_CHARACTERS} characters at the most"
+    most = FIELDS["self_id"].highest
+    if len(value) > most or len(value.encode()) > most:
+        text = f"invalid self_id: must have {most} bytes of UTF-8 at the most"
         raise BadValue("self_id", text)
     return value
 
@@ -130,7 +129,7 @@ def text(value: object, complaint: str = "text must be string or nil") -> str | 
         return None
     if not isinstance(value, str) or not is_text(value):
         raise BadValue("text", complaint)
-    return value[:MAX_TEXT_CHARACTERS]
+    return value[: int(FIELDS["text"].highest)]
 
 
 def timeline(value: object) -> Timeline | None:

@@ -252,29 +252,3 @@ def _image(descriptor: bytes, images: list[ImageFormat], unsupported: dict[str, 
         images.append(ImageFormat(width, height, PixelFormat(pixel_format)))
     else:
         unsupported[f"pixel format {pixel_format}"] = None
-
-
-# -- for devices that are simulated ----------------------------------------------------------
-
-
-def encode_bos(capability: Capability) -> bytes:
-    """A BOS that has this capability alone."""
-    content = b"\0" + FSCT_UUID.bytes_le + _FSCT_CAPABILITY.pack(
-        capability.version, capability.subclass
-    )  # fmt: skip
-    length = _CAPABILITY_BYTES + len(content)
-    header = _BOS_HEADER.pack(_BOS_HEADER.size, _BOS, _BOS_HEADER.size + length, 1)
-    return header + bytes((length, _CAPABILITY, _PLATFORM)) + content
-
-
-def encode_set(descriptors: DescriptorSet) -> bytes:
-    """The set of a device that can show this."""
-    parts = [_TEXT_FIELD.pack(*field) for field in descriptors.texts]
-    rest = b""
-    if parts:
-        rest += bytes((3 + 3 * len(parts), _Part.TEXTS, descriptors.coding)) + b"".join(parts)
-    for image in descriptors.images:
-        rest += _IMAGE_DESCRIPTOR.pack(_IMAGE_DESCRIPTOR.size, _Part.IMAGE, *image)
-    length = _SET_HEADER.size
-    total = length + len(rest)
-    return _SET_HEADER.pack(length, _Part.FUNCTIONALITY, total, descriptors.functionality) + rest

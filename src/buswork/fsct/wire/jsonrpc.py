@@ -87,8 +87,6 @@ class Decoder:
         self._buffer = bytearray()
         self._start = 0  # of the next line
         self._searched = 0  # there is no newline before
-        # Blank lines, which are no message.
-        self.skipped = 0
 
     @property
     def partial(self) -> bool:
@@ -117,7 +115,6 @@ class Decoder:
             self._start = self._searched = end + 1
             if line.strip(b" \t\r"):
                 return parse_line(line)
-            self.skipped += 1
 
 
 # A string without an end reaches to that of the line: each byte is looked at once.

@@ -105,8 +105,6 @@ class Decoder:
         self._buffer = bytearray()
         self._start = 0  # where the next message begins
         self._begin()
-        # Values that were no message.
-        self.skipped = 0
 
     def _begin(self) -> None:
         self._at = self._start  # how far the message was walked over; maybe beyond the buffer
@@ -141,7 +139,6 @@ class Decoder:
             message = _message(raw) if readable else _refusal(raw, "it has too many values")
             if message is not None:
                 return message
-            self.skipped += 1
         return None
 
     def _walk(self) -> bool:
@@ -169,20 +166,19 @@ class Decoder:
         self._at, self._pending = at, pending
         # What is to come has a byte at the least for each of its values.
         if at + pending - self._start > MAX_MESSAGE_BYTES:
-            raise self._broken(f"a message has {MAX_MESSAGE_BYTES} bytes at the most")
+            raise self.broken(f"a message has {MAX_MESSAGE_BYTES} bytes at the most")
         return not pending and at <= end
 
     def _skip_lone_bytes(self) -> int:
         match = _LONE_BYTES.match(self._buffer, self._start)
-        at = match.end() if match else self._start
-        self.skipped += at - self._start
-        self._start = at
-        return at
+        if match:
+            self._start = match.end()
+        return self._start
 
     def _look(self, first: int, at: int, end: int) -> tuple[int, int] | None:
         """How many bytes a value with a length has, and how many values are in it."""
         if first == _NEVER_USED:
-            raise self._broken("the byte 0xc1 means nothing")
+            raise self.broken("the byte 0xc1 means nothing")
         width, unit_bytes, unit_values = _LOOKS[first]
         if at + 1 + width > end:
             return None
@@ -192,7 +188,8 @@ class Decoder:
             self._values += children
         return 1 + width + length * unit_bytes + (first in _EXTENSIONS), children
 
-    def _broken(self, text: str) -> Broken:
+    def broken(self, text: str) -> Broken:
+        """What ends the stream within the message that has begun, with the answer to that."""
         head = bytes(self._buffer[self._start : self._start + _HEAD_BYTES])
         refusal = _refusal(head, text)
         return Broken(text, encode_error(*refusal) if refusal else b"")
@@ -269,10 +266,6 @@ def _refusal(raw: bytes | bytearray, why: str) -> Refused | None:
 
 def encode_request(msgid: int, method: str, params: list[Any]) -> bytes:
     return _packed([_REQUEST, msgid, method, params])
-
-
-def encode_notification(method: str, params: list[Any]) -> bytes:
-    return _packed([_NOTIFICATION, method, params])
 
 
 def encode_response(msgid: int, result: Any) -> bytes:

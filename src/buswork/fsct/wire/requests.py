@@ -88,10 +88,6 @@ def enable(interface: int, on: bool = True) -> ControlRequest:
     return ControlRequest(_VENDOR_OUT, Request.ENABLE, int(on), interface)
 
 
-def read_enabled(interface: int) -> ControlRequest:
-    return ControlRequest(_VENDOR_IN, Request.ENABLE, 0, interface, length=1)
-
-
 def read_timestamp(interface: int) -> ControlRequest:
     return ControlRequest(_VENDOR_IN, Request.TIMESTAMP, 0, interface, length=_TIMESTAMP.size)
 
@@ -105,23 +101,12 @@ def status(interface: int, code: Status) -> ControlRequest:
     return ControlRequest(_VENDOR_OUT, Request.STATUS, int(code), interface)
 
 
-def poll(interface: int) -> ControlRequest:
-    """Says that the host is still there; today's hosts don't."""
-    return ControlRequest(_VENDOR_OUT, Request.POLL, 0, interface)
-
-
 def text(interface: int, text_id: TextId, data: bytes) -> ControlRequest:
     """What encode_text() made; nothing clears the text."""
     return ControlRequest(_VENDOR_OUT, Request.CURRENT_TEXT, 0, interface | int(text_id) << 8, data)
 
 
 # -- answers -----------------------------------------------------------------------------------
-
-
-def parse_enabled(answer: bytes) -> bool:
-    if len(answer) != 1:
-        raise BadAnswer(f"a device answers with 1 byte whether it is enabled, not {len(answer)}")
-    return answer[0] != 0
 
 
 def parse_timestamp(answer: bytes) -> int:

@@ -130,7 +130,7 @@ class TimeSync(NamedTuple):
 
 
 class Field(NamedTuple):
-    """What callers give or see: the range is that of the number, or of a text's characters."""
+    """What callers give or see: the range is that of the number, or of a text's length."""
 
     name: str
     unit: str
@@ -141,8 +141,8 @@ class Field(NamedTuple):
 
 # Beyond it no device can show anything: its own limit has 16 bits, and a character a byte or more.
 MAX_TEXT_CHARACTERS = 0xFFFF
-# Self ids are remembered over restarts; a bus name, the usual one, has 255 characters.
-MAX_SELF_ID_CHARACTERS = 4096
+# Self ids are remembered over restarts; a bus name, the usual one, has 255 bytes at the most.
+MAX_SELF_ID_BYTES = 256
 # A device gets the rate as a float of 32 bits, in which anything larger is infinite.
 MAX_RATE = (2 - 2**-23) * 2.0**127
 
@@ -150,10 +150,16 @@ FIELDS = {
     field.name: field
     for field in (
         Field("player_id", "", 1, 2**32 - 1, "a player, counted from 1, never given twice"),
-        Field("self_id", "characters", 0, MAX_SELF_ID_CHARACTERS, "what a player calls itself"),
+        Field("self_id", "bytes", 0, MAX_SELF_ID_BYTES, "what a player calls itself"),
         Field("device_id", "", 0, 2**128 - 1, "a device's UUID"),
-        Field("status", "", 0, 15, "what the player is doing; 15 is not known"),
-        Field("metadata_id", "", 1, 4, "which text: 1 title, 2 artist, 3 album, 4 genre"),
+        Field("status", "", min(Status), max(Status), "what the player is doing; 15 is not known"),
+        Field(
+            "metadata_id",
+            "",
+            min(TRACK_TEXTS.values()),
+            max(TRACK_TEXTS.values()),
+            "which text: 1 title, 2 artist, 3 album, 4 genre",
+        ),
         Field("text", "characters", 0, MAX_TEXT_CHARACTERS, "a text; what is beyond is cut off"),
         Field("position_ms", "ms", 0, 2**63 - 1, "the position at the time of update_unix_ms"),
         Field("update_unix_ms", "ms", -(2**63), 2**63 - 1, "when that was, since 1970 in UTC"),

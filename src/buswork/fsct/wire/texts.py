@@ -40,8 +40,3 @@ def _utf8_cut(data: bytes, cut: int) -> int:
     while cut and data[cut] & 0xC0 == 0x80:  # what follows the cut continues a character
         cut -= 1
     return cut
-
-
-def decode_text(data: bytes, coding: Coding) -> str:
-    """What a display shows of it: anything it can't read as U+FFFD."""
-    return data.decode(_CODECS[coding], "replace")

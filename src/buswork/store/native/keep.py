@@ -27,12 +27,12 @@ from itertools import chain
 from buswork.store.model import Entry, Store, is_private
 from buswork.store.wire.kept import (
     MAGIC,
+    PUT,
     RECORD_BYTES,
     Operation,
     Record,
     ValueKind,
-    encode_event,
-    encode_put,
+    encode_record,
     is_whole,
     read_records,
 )
@@ -77,7 +77,7 @@ class _Log:
         self._on_held()
 
     def append(self, data: bytes) -> None:
-        written = 0
+        written = os.pwrite(self._fd, data, self.size)
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], self.size + written)
         self.size += len(data)
@@ -104,7 +104,7 @@ class Keep:
         self._log = self._new_log()
         for key, entry in store.entries():
             self._log.append(_record_of(key, entry))
-        self._log.append(encode_event(Operation.WHOLE))
+        self._log.append(encode_record(Operation.WHOLE))
         self._earlier = earlier or {}
         self._give_up_earlier()
         if not self._log.is_held:
@@ -147,10 +147,10 @@ class Keep:
         except OSError as error:
             self._end(error)
             return
-        live = self._store.total_bytes + self._store.count * RECORD_BYTES
-        limit = max(2 * live + SMALL_LOG, self._put_off_until)
-        if self._next is None and self._log.size > limit:
-            self._rewrite()
+        if self._log.size > SMALL_LOG and self._next is None:
+            live = self._store.total_bytes + self._store.count * RECORD_BYTES
+            if self._log.size > max(2 * live + SMALL_LOG, self._put_off_until):
+                self._rewrite()
 
     def _end(self, reason: object) -> None:
         log.critical("the store is not kept over a crash any more: %s", reason)
@@ -202,7 +202,7 @@ class Keep:
             if size > SLICE_BYTES or records > SLICE_RECORDS:
                 size = records = self._appended = 0
                 await asyncio.sleep(0)
-        new.append(encode_event(Operation.WHOLE))
+        new.append(encode_record(Operation.WHOLE))
         self._log.give_up()
         self._log, self._next, self._copying = new, None, None
         self._put_off_until = 0
@@ -265,8 +265,8 @@ def _entry_of(store: Store, key: str) -> Entry | None:
 
 def _record_of(key: str | None, entry: Entry | None) -> bytes:
     if key is None:
-        return encode_event(Operation.CLEAR)
+        return encode_record(Operation.CLEAR)
     # What goes with a client must not outlive us: after a restart nobody would watch the client.
     if entry is None or entry.until_leaves is not None:
-        return encode_event(Operation.REMOVE, key)
-    return encode_put(key, entry.value, entry.uid, entry.time_us, entry.expires_us or 0)
+        return encode_record(Operation.REMOVE, key)
+    return encode_record(PUT, key, entry.value, entry.uid, entry.time_us, entry.expires_us or 0)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from buswork.store.model import RevisionGone, Store, visible
-from buswork.store.wire.lines import change_line, cut_line
+from buswork.store.wire.lines import Change, change_line, cut_line
 
 # The most that a stream encodes and writes, or passes over, in one go; more changes than one
 # SetMany makes, so that a reader who is prompt is never cut off by those of others. A pipe
@@ -153,7 +153,7 @@ class WatchStreams:
         self._streams: set[WatchStream] = set()
         self._waiting: deque[WatchStream] = deque()
         self._planned = False
-        store.on_change.append(lambda change: self._plan())
+        store.on_change.append(self._changed)
 
     def open(self, uid: int, prefix: str, revision: int, on_end: Callable[[], None]) -> WatchStream:
         def ended() -> None:
@@ -165,7 +165,7 @@ class WatchStreams:
         asyncio.get_running_loop().call_soon(stream.pump)
         return stream
 
-    def _plan(self) -> None:
+    def _changed(self, change: Change) -> None:
         if self._streams and not self._planned:
             self._planned = True
             asyncio.get_running_loop().call_soon(self._pump)

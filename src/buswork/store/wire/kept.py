@@ -7,10 +7,10 @@ whatever might follow are left out.
 
 import enum
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from mmap import mmap
+from zlib import crc32
 
 from buswork.store.wire.values import Json
 
@@ -22,7 +22,8 @@ MAGIC = b"buswork store 1\n"
 _RECORD = struct.Struct("<IBBxxIQQII")
 RECORD_BYTES = _RECORD.size  # besides key and value
 _CHECKSUM = struct.Struct("<I")
-_CHECKED = struct.Struct("<BBxxIQQII")
+_pack_checksum = _CHECKSUM.pack
+_pack = struct.Struct("<BBxxIQQII").pack
 
 
 class ValueKind(enum.IntEnum):
@@ -41,7 +42,7 @@ class Operation(enum.IntEnum):
 
 
 # A member of an enum takes longer to look up and to pack.
-_PUT = int(Operation.PUT)
+PUT = int(Operation.PUT)
 _TEXT = int(ValueKind.TEXT)
 _JSON = int(ValueKind.JSON)
 
@@ -57,24 +58,19 @@ class Record:
     expires_us: int = 0
 
 
-def encode_put(key: str, value: bytes, uid: int, time_us: int, expires_us: int) -> bytes:
-    """What every set of the daemon writes: no record is made for it."""
-    return _encode(_PUT, key, value, uid, time_us, expires_us)
-
-
-def encode_event(operation: Operation, key: str = "") -> bytes:
-    """Anything but a put."""
-    return _encode(operation, key, b"", 0, 0, 0)
-
-
-def _encode(
-    operation: int, key: str, value: bytes, uid: int, time_us: int, expires_us: int
+def encode_record(
+    operation: int,
+    key: str = "",
+    value: bytes = b"",
+    uid: int = 0,
+    time_us: int = 0,
+    expires_us: int = 0,
 ) -> bytes:
+    """Every set of the daemon comes here, so no Record is made for it."""
     name = key.encode()
     kind = _JSON if type(value) is Json else _TEXT
-    sizes = len(name), len(value)
-    rest = _CHECKED.pack(operation, kind, uid, time_us, expires_us, *sizes) + name + value
-    return _CHECKSUM.pack(zlib.crc32(rest)) + rest
+    rest = _pack(operation, kind, uid, time_us, expires_us, len(name), len(value)) + name + value
+    return _pack_checksum(crc32(rest)) + rest
 
 
 def read_records(log: Log) -> Iterator[Record]:
@@ -88,7 +84,7 @@ def read_records(log: Log) -> Iterator[Record]:
         key_at = at + _RECORD.size
         value_at = key_at + key_size
         end = value_at + value_size
-        if end > len(log) or zlib.crc32(log[at + _CHECKSUM.size : end]) != checksum:
+        if end > len(log) or crc32(log[at + _CHECKSUM.size : end]) != checksum:
             return
         key = log[key_at:value_at].decode()
         yield Record(Operation(operation), key, log[value_at:end], kind, uid, time_us, expires_us)

@@ -72,8 +72,6 @@ _BODY = struct.Struct("=QIHH")
 _RECORD = struct.Struct("=QQIHH")
 _WORD = struct.Struct("=Q")
 
-pack_body = _BODY.pack
-
 
 class BadLayout(ValueError):
     """These bytes are no such memory, or one of a version that we don't know."""
@@ -212,9 +210,12 @@ def stored(value: bytes) -> tuple[bytes, int]:
 
 
 def encode_record(key: bytes, value: bytes, revision: int) -> bytes:
-    value, flags = stored(value)
+    # What every set of the daemon takes as soon as there is a reader: it calls little.
+    flags = 0
+    if type(value) is Json:
+        value, flags = stored(value)
     body = _BODY.pack(revision, len(value), len(key), flags) + value
-    return _WORD.pack(check_of(body, tag_of(key))) + body + key
+    return _WORD.pack(crc32(body, crc32(key)) | adler32(body) << 32) + body + key
 
 
 def decode_record(memory: memoryview, layout: Layout, block: int) -> Record | None:
@@ -239,9 +240,10 @@ def decode_record(memory: memoryview, layout: Layout, block: int) -> Record | No
 
 
 def records(memory: memoryview, layout: Layout) -> Iterator[Record]:
-    """Every whole record of a memory that nobody writes any more, as after a crash."""
-    table = memory[layout.table_offset : layout.table_offset + layout.slots * 8].cast("Q")
-    for word in table:
-        record = decode_record(memory, layout, word & BLOCK_MASK) if word else None
-        if record is not None and tag_of(record.key.encode()) == word >> 32:
-            yield record
+    """Every whole record, as far as it does not change meanwhile."""
+    end = layout.table_offset + layout.slots * 8
+    with memory[layout.table_offset : end] as table, table.cast("Q") as slots:
+        for word in slots:
+            record = decode_record(memory, layout, word & BLOCK_MASK) if word else None
+            if record is not None and tag_of(record.key.encode()) == word >> 32:
+                yield record
