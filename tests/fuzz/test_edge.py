@@ -6,7 +6,7 @@ Short in a normal run; BUSWORK_FUZZ_EXAMPLES=100000 makes it long.
 import asyncio
 import os
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import reference
 from support.fakebus import FakeBus, FakePolkit
@@ -136,8 +136,16 @@ async def run_on_a_bus(stream, errors):
             assert isinstance(stack.connection.closed.result(), ProtocolError)
 
 
+NAMELESS = [
+    Message(reference.CALL, 77, {**CALL.fields, reference.SENDER: name}, CALL.body).write()
+    for name in ("\x041.7", "")
+]
+
+
 @fuzz
 @given(mutated(CALL.write() * 2))
+@example(NAMELESS[0])
+@example(NAMELESS[1])
 def test_a_bus_gone_mad(stream):
     errors = []
     asyncio.run(run_on_a_bus(stream, errors))

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from buswork.bus.address import authenticate, connect
 from buswork.bus.codec import Body, CodecError, body_encoder
+from buswork.bus.library import is_bus_name_valid
 from buswork.bus.message import (
     FieldCode,
     Flag,
@@ -236,6 +237,9 @@ class Connection:
             header = parse_fields(fields, order)
         except (CodecError, BusworkError) as error:
             raise ProtocolError(f"header fields that make no sense: {error}") from error
+        sender = header.sender  # it is the bus that writes it
+        if kind == Kind.CALL and sender is not None and not is_bus_name_valid(sender):
+            raise ProtocolError("a call of a sender whose name is none")
         if header.unix_fds > len(self._fds):
             raise ProtocolError("a message with fewer descriptors than it says")
         fds = tuple(self._fds.popleft() for _ in range(header.unix_fds))
