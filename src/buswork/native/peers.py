@@ -11,7 +11,6 @@ import os
 import select
 import socket
 import struct
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -26,10 +25,6 @@ MAX_PEERS = 256
 # Linux 6.5: the process that connected, even if its pid has been used again since.
 SO_PEERPIDFD = 77
 
-# For so long after a look a process need not be looked at again: should it have ended, nobody can
-# have its pid, because pids come round after thousands of processes, which take a second.
-SAFE_SECONDS = 0.001
-
 _CREDENTIALS = struct.Struct("3i")
 _CREDENTIALS_BYTES = _CREDENTIALS.size
 _SOCKET = int(socket.SOL_SOCKET)
@@ -39,7 +34,7 @@ _PEERCRED = int(socket.SO_PEERCRED)
 class Known:
     """A process that has connected; kept open while connections of it are."""
 
-    __slots__ = ("alive_until", "credentials", "ended", "holders", "is_kept", "leases", "peer")
+    __slots__ = ("credentials", "ended", "holders", "is_kept", "leases", "peer")
 
     def __init__(self, peer: Peer, credentials: bytes) -> None:
         self.peer = peer
@@ -48,7 +43,6 @@ class Known:
         self.leases: list[Lease] = []
         self.holders = 0
         self.is_kept = True
-        self.alive_until = 0.0
         poll = select.poll()
         poll.register(peer.pidfd, select.POLLIN)
         self.ended = poll.poll  # ended(0) is true when the process has ended
@@ -71,12 +65,8 @@ class Peers:
         """The process that connected; AccessDenied when it has ended: nobody can vouch for it."""
         credentials = sock.getsockopt(_SOCKET, _PEERCRED, _CREDENTIALS_BYTES)
         known = self._known.get(credentials)
-        now = time.monotonic()
         if known is not None:
-            if now < known.alive_until:
-                return known
             if not known.ended(0):
-                known.alive_until = now + SAFE_SECONDS
                 self._known.move_to_end(credentials)
                 return known
             self._drop(known)
