@@ -1,5 +1,6 @@
 """buswork.native.places: when several want one name."""
 
+import fcntl
 import os
 import socket
 import threading
@@ -21,43 +22,72 @@ def is_served(path: Path) -> bool:
         return sock.connect_ex(str(path)) == 0
 
 
-def test_of_two_that_find_a_stale_socket_the_slower_leaves_the_other_alone(
+def test_what_came_since_we_looked_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / SET_NAME
     leave_stale(path)
-    find, faster = places._find_stale, []
+    make_way = places._make_way
 
-    def find_and_wait(path: Path) -> tuple[int, int] | None:
-        found = find(path)
-        monkeypatch.setattr(places, "_find_stale", find)
-        faster.append(SocketFile(path))
-        return found
+    def make_way_for_another(path: Path) -> None:
+        make_way(path)
+        path.write_text("mine")
 
-    monkeypatch.setattr(places, "_find_stale", find_and_wait)
+    monkeypatch.setattr(places, "_make_way", make_way_for_another)
     with pytest.raises(PlaceTaken, match="faster"):
         SocketFile(path)
-    assert is_served(path)
+    assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
-    faster[0].close()
-    assert not path.exists()
 
 
-def test_who_took_the_stale_socket_away_gets_the_name(
+def test_while_one_makes_it_another_leaves_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / SET_NAME
     leave_stale(path)
-    find = places._find_stale
+    make_way = places._make_way
 
-    def find_and_remove(path: Path) -> tuple[int, int] | None:
-        found = find(path)
-        path.unlink()
-        return found
+    def make_way_and_look(path: Path) -> None:
+        with pytest.raises(PlaceTaken, match="another process is making"):
+            SocketFile(path)
+        make_way(path)
 
-    monkeypatch.setattr(places, "_find_stale", find_and_remove)
-    with pytest.raises(PlaceTaken, match="making way"):
+    monkeypatch.setattr(places, "_make_way", make_way_and_look)
+    file = SocketFile(path)
+    assert is_served(path)
+    file.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_was_taken_away_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / SET_NAME
+    lock = fcntl.flock
+
+    def take_away_and_lock(fd: int, how: int) -> None:
+        (tmp_path / f".{SET_NAME}.lock").unlink()
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", take_away_and_lock)
+    with pytest.raises(PlaceTaken, match="another process is making"):
         SocketFile(path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make another user's file")
+def test_a_lock_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    lock = tmp_path / f".{SET_NAME}.lock"
+    lock.touch()
+    os.chown(lock, 65534, 65534)
+    with pytest.raises(PlaceTaken, match="not ours"):
+        SocketFile(tmp_path / SET_NAME)
+    assert list(tmp_path.iterdir()) == [lock]
+
+
+def test_a_killed_daemons_lock_hinders_nobody(tmp_path: Path) -> None:
+    (tmp_path / f".{SET_NAME}.lock").touch()
+    SocketFile(tmp_path / SET_NAME).close()
     assert not list(tmp_path.iterdir())
 
 

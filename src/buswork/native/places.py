@@ -4,12 +4,14 @@ A name appears complete: bound, listening and with its mode, in a directory of o
 to where clients look. What somebody else put there is never touched.
 """
 
+import fcntl
 import logging
 import os
 import socket
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from buswork.errors import BusworkError
@@ -31,13 +33,14 @@ class SocketFile:
 
     def __init__(self, path: Path, mode: int = MODE) -> None:
         self._path = path
-        stale = _find_stale(path)
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            self._identity = _bind(self.listener, path, stale, mode)
-        except BaseException:
-            self.listener.close()
-            raise
+        with _only_one(path):
+            _make_way(path)
+            self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            try:
+                self._identity = _bind(self.listener, path, mode)
+            except BaseException:
+                self.listener.close()
+                raise
 
     def remove(self) -> None:
         """Takes the name away, if it still is ours."""
@@ -57,19 +60,46 @@ def _identity(facts: os.stat_result) -> tuple[int, int]:
     return facts.st_dev, facts.st_ino
 
 
-def _find_stale(path: Path) -> tuple[int, int] | None:
-    """The socket that an earlier daemon of ours left here; raises for anything else."""
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Two daemons of one user that start at once must not both take the same old socket away.
+
+    The lock is a file of our own beside the socket, for anybody may lock a directory.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        facts = os.fstat(fd)
+        if facts.st_uid != os.geteuid() or not stat.S_ISREG(facts.st_mode):
+            raise PlaceTaken(f"{lock} is not ours")
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One who had the lock before may have taken the file away since we opened it.
+            if _identity(lock.lstat()) != _identity(facts):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
+            raise PlaceTaken(f"another process is making {path}") from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
+
+
+def _make_way(path: Path) -> None:
+    """Takes away what an earlier daemon of ours left here; raises for anything else."""
     try:
         facts = path.lstat()
     except FileNotFoundError:
-        return None
+        return
     if not stat.S_ISSOCK(facts.st_mode):
         raise PlaceTaken(f"{path} is there already, and is no socket")
     if facts.st_uid != os.geteuid():
         raise PlaceTaken(f"{path} is a socket of uid {facts.st_uid}, not ours")
     if _is_served(path):
         raise PlaceTaken(f"{path} is served by another process")
-    return _identity(facts)
+    path.unlink()
 
 
 def _is_served(path: Path) -> bool:
@@ -83,38 +113,18 @@ def _is_served(path: Path) -> bool:
         return True
 
 
-def _bind(
-    listener: socket.socket, path: Path, stale: tuple[int, int] | None, mode: int
-) -> tuple[int, int]:
+def _bind(listener: socket.socket, path: Path, mode: int) -> tuple[int, int]:
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as ours:
         place = Path(ours) / path.name
         listener.bind(os.fspath(place))
         place.chmod(mode)
         listener.listen(BACKLOG)
-        if stale is not None:
-            _take_away(path, stale, Path(ours) / "stale")
-        _link(place, path)
+        try:
+            # Unlike a renaming, a link never replaces what came there since we looked.
+            os.link(place, path, follow_symlinks=False)
+        except FileExistsError:
+            raise PlaceTaken(f"somebody was faster at {path}") from None
         return _identity(place.lstat())
-
-
-def _take_away(path: Path, stale: tuple[int, int], aside: Path) -> None:
-    """Moves it to where only we look, and only there decides: the name may have another socket
-    by now, of a daemon that found the same one and was faster; that one is put back."""
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        raise PlaceTaken(f"somebody else is making way at {path}") from None
-    if _identity(aside.lstat()) != stale:
-        _link(aside, path)
-        raise PlaceTaken(f"somebody was faster at {path}")
-
-
-def _link(place: Path, path: Path) -> None:
-    """Unlike a renaming, a link never replaces what came there since we looked."""
-    try:
-        os.link(place, path, follow_symlinks=False)
-    except FileExistsError:
-        raise PlaceTaken(f"somebody was faster at {path}") from None
 
 
 def make_sockets(directory: Path, names: Sequence[str]) -> list[SocketFile]:
