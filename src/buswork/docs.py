@@ -1,14 +1,15 @@
-"""Writes docs/dbus-reference.md from dbus/*.xml, the same contract that the daemon exports.
+"""Writes what of the documents is data: the contracts of dbus/*.xml, and the tables of fields.
 
     python -m buswork.docs [--check]
 
-With --check nothing is written; exit status 1 says that the reference is out of date.
+docs/dbus-reference.md is made of them; docs/guide-fsct.md has tables between marks. With --check
+nothing is written; exit status 1 says that something is out of date.
 """
 
 import argparse
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from buswork.bus.contract import (
@@ -21,13 +22,19 @@ from buswork.bus.contract import (
     load,
     xml_folder,
 )
+from buswork.fsct.wire.terms import FIELDS, JSON_FIELDS, PROGRESS_FIELDS, Field
 
 REFERENCE = Path("docs/dbus-reference.md")
+GUIDE = Path("docs/guide-fsct.md")
+# What the members of an interface take and give.
+VALUES = {"org.fsct.Driver": FIELDS}
+TABLES = {"fields": FIELDS, "json-fields": JSON_FIELDS, "progress": PROGRESS_FIELDS}
 
 INTRODUCTION = """\
 # D-Bus reference
 
-Made from `dbus/*.xml` by `python -m buswork.docs`; edit those, not this.
+Made by `python -m buswork.docs` from `dbus/*.xml` and, for values, from the tables that the checks
+of the daemon use too; edit those, not this.
 
 All objects belong to the bus name `org.buswork`. Every method and property says which polkit
 action it needs; *open* means none. Within a major version (`ApiVersion` of
@@ -53,6 +60,8 @@ def _interface(element: ET.Element) -> str:
             lines += [f"### {heading}", ""]
         for member in members:
             lines += describe(member)
+    if fields := VALUES.get(element.get("name", "")):
+        lines += ["### Values", "", table(fields), ""]
     return "\n".join(lines)
 
 
@@ -113,18 +122,68 @@ def _annotation(element: ET.Element, name: str) -> str:
     return ""
 
 
+# -- fields ------------------------------------------------------------------------------------
+
+
+def table(fields: Mapping[str, Field]) -> str:
+    rows = (
+        f"| `{name}` | {field.unit} | {_range(field)} | {field.meaning} |"
+        for name, field in fields.items()
+    )
+    return "\n".join(("| value | unit | range | what it is |", "|---|---|---|---|", *rows))
+
+
+def _range(field: Field) -> str:
+    if field.codes:
+        return ", ".join(f"{code} {word}" for code, word in field.codes.items())
+    bounds = dict.fromkeys((_bound(field.lowest), _bound(field.highest)))
+    return " to ".join(bounds)
+
+
+def _bound(number: int | float) -> str:
+    """Long numbers as people read them: those of 32 bits and more are powers of two."""
+    if isinstance(number, float):
+        return f"{number:.8g}"
+    power = abs(number).bit_length()
+    if power < 31:
+        return str(number)
+    return f"-2^{power - 1}" if number < 0 else f"2^{power} - 1"
+
+
+def with_tables(text: str) -> str:
+    """A document with its tables as the fields are now; each stands between two marks."""
+    for name, fields in TABLES.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+        begin, rest = text.index(start) + len(start), text.index(end)
+        text = f"{text[:begin]}\n{table(fields)}\n\n{text[rest:]}"
+    return text
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m buswork.docs", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
     options = parser.parse_args(arguments)
-    text = reference()
-    if not options.check:
-        REFERENCE.write_text(text)
-        return 0
-    if REFERENCE.is_file() and REFERENCE.read_text() == text:
-        return 0
-    sys.stderr.write(f"{REFERENCE} is out of date; run: python -m buswork.docs\n")
-    return 1
+    made = {REFERENCE: reference(), GUIDE: with_tables(GUIDE.read_text())}
+    if options.check:
+        return _complain(page for page, text in made.items() if not _has(page, text))
+    for page, text in made.items():
+        page.write_text(text)
+    return 0
+
+
+def _has(page: Path, text: str) -> bool:
+    return page.is_file() and page.read_text() == text
+
+
+def _complain(pages: Iterable[Path]) -> int:
+    status = 0
+    for page in pages:
+        sys.stderr.write(f"{page} is out of date; run: python -m buswork.docs\n")
+        status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from buswork.authority import Authority
 from buswork.bus.export import Edge
 from buswork.bus.logind import Logind
 from buswork.bus.ownership import Holdings
+from buswork.native.commons import Commons
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class Host:
     state_dir: Path | None = None
     # Simulated hardware instead of real one.
     simulate: bool = False
+    # What all native sockets have together.
+    commons: Commons = field(default_factory=Commons)
 
     def descriptors(self, prefix: str) -> dict[str, Sequence[int]]:
         """The descriptors that an earlier daemon left with the service manager, by name."""

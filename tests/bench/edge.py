@@ -9,23 +9,22 @@ and the clients are started for the run and ended with it. Status 0: every goal 
 import argparse
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import edge_report
+import command
+import report
 from edge_floods import floods
 from edge_idle import memory, starts
 from edge_objects import managed_objects, signal_cost
 from edge_ordeals import robustness
-from edge_report import Result
-from edge_rig import BUSWORK, EDGE, FAST, NEXT, PROJECT, SDBUS, Rig, open_rig
+from edge_rig import BUSWORK, EDGE, FAST, NEXT, SDBUS, Rig, open_rig
 from edge_rounds import Settings
 from edge_trips import round_trips
+from report import Result
 
-DOCUMENT = PROJECT / "docs" / "performance.md"
 CONTENDERS = (BUSWORK, EDGE, SDBUS, NEXT, FAST)
 PARTS: dict[str, Callable[[Rig, Settings], Result]] = {
     "trips": round_trips,
@@ -60,6 +59,11 @@ def method(settings: Settings) -> str:
     )
 
 
+def machine_facts() -> dict[str, str]:
+    facts = report.machine_facts("dbus-next", "dbus-fast")
+    return facts | {"libsystemd": report.last_word("pkg-config", "--modversion", "libsystemd")}
+
+
 def run_parts(names: list[str], settings: Settings) -> dict[str, Result]:
     results = {}
     with open_rig() as rig:
@@ -82,31 +86,20 @@ def profile(target: Path) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command.make_parser(__doc__, PARTS)
     keys = [contender.key for contender in CONTENDERS]
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, for a first look")
     parser.add_argument(
         "--rounds", type=int, metavar="N", help="rounds instead of 7 (3 with --quick)"
-    )
-    parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="some parts only"
     )
     parser.add_argument(
         "--contenders", nargs="+", choices=keys, default=keys, help="some services only"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes every sample to FILE")
     parser.add_argument(
-        "--update-docs", action="store_true", help=f"writes the section of {DOCUMENT.name}"
-    )
-    parser.add_argument(
         "--profile", type=Path, metavar="SVG", help="only draws a flame graph, with py-spy"
     )
-    options = parser.parse_args(arguments)
-    partial = options.quick or options.only != list(PARTS) or options.contenders != keys
-    if options.update_docs and partial:
-        parser.error("--update-docs wants the whole bench: no --quick, --only or --contenders")
-    if options.update_docs and not edge_report.has_markers(DOCUMENT, "edge"):
-        parser.error(f"{DOCUMENT} lacks the markers of a section bench:edge")
+    whole = {"only": list(PARTS), "contenders": keys}
+    options = command.parse(parser, "edge", whole, arguments)
     if options.profile and not shutil.which("py-spy"):
         parser.error("--profile wants py-spy on the PATH")
     return options
@@ -114,19 +107,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the bus and the services go too
+    command.end_in_order()
     if options.profile:
         profile(options.profile)
         return 0
-    settings, machine = settings_of(options), edge_report.machine_facts()
+    settings, machine = settings_of(options), machine_facts()
     results = run_parts(options.only, settings)
-    text = edge_report.page(results.values(), method(settings), machine)
-    print(text)
     if options.json:
-        options.json.write_text(json.dumps(edge_report.as_json(results, machine), indent=1) + "\n")
-    if options.update_docs:
-        edge_report.update(DOCUMENT, "edge", text)
-    return 0 if all(goal.met for result in results.values() for goal in result.goals) else 1
+        options.json.write_text(json.dumps(report.as_json(results, machine), indent=1) + "\n")
+    return command.conclude(options, "edge", results.values(), method(settings), machine)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_report import Goal, Result, Table
 from edge_rig import BUSWORK, SDBUS, BenchError, Contender, Outcome, Rig, Service
 from edge_rounds import Settings, milliseconds, rotated, serving
+from report import Goal, Result, Table
 
 SLOW_POLKIT_MS = 300
 STALL_SECONDS = 0.5

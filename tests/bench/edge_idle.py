@@ -4,9 +4,9 @@ import statistics
 import sys
 import time
 
-from edge_report import Goal, Result, Table
 from edge_rig import BUSWORK, FAST, NEXT, SDBUS, Contender, Rig
 from edge_rounds import Settings, interleaved, serving
+from report import Goal, Result, Table
 
 RESIDENT_BYTES = 30 << 20
 START_NS = 0.4e9

@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edge_report import Goal, Result, Table
 from edge_rig import EDGE, FAST, NEXT, SDBUS, Contender, Outcome, Rig
 from edge_rounds import Settings, interleaved, milliseconds, serving
+from report import Goal, Result, Table
 
 FEW, MANY = 0, 3_000
 SIGNALS = 10_000

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_report import Goal, Result, Table
 from edge_rig import BUSWORK, EDGE, FAST, NEXT, SDBUS, Contender, Rig, Service
 from edge_rounds import Settings, rotated, serving
+from report import Goal, Result, Table
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edge_report import Goal, Result, Table
 from edge_rig import BUSWORK, FAST, NEXT, SDBUS, Contender, Outcome, Rig, Service
 from edge_rounds import Settings, rotated, serving
+from report import Goal, Result, Table
 
 
 @dataclass(frozen=True)

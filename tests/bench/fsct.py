@@ -6,7 +6,6 @@ Needs dbus-daemon, and aio-msgpack-rpc and pynvim, which are servers too. Everyt
 the run and ends with it. Status 0: every goal was met.
 """
 
-import argparse
 import asyncio
 import bisect
 import importlib.metadata
@@ -14,7 +13,6 @@ import importlib.util
 import itertools
 import json
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -22,15 +20,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import edge_report
 import msgpack  # type: ignore[import-untyped]
-from edge_report import Goal, Result, Table
-from edge_rig import BUS_CONFIGURATION, PROJECT, Process
+import report
+from command import Part, run
+from edge_rig import BUS_CONFIGURATION, Process
+from report import Goal, Result, Table
 from store_reader import one_cpu
 from support.displays import device, device_id
 
@@ -42,7 +41,6 @@ from buswork.fsct.wire.uuids import device_uuid
 from buswork.sim.dac import SimDac
 
 HERE = Path(__file__).resolve().parent
-DOCUMENT = PROJECT / "docs" / "performance.md"
 METHOD = """\
 The daemon on a private dbus-daemon, with simulated displays that note when they are asked; both
 processes read the same monotonic clock. A reaction ends when the control transfer begins; the time
@@ -499,7 +497,7 @@ def oracle(events: int) -> Goal:
 
 # -- the bench -------------------------------------------------------------------------------------
 
-PARTS: dict[str, Callable[[bool], Iterator[Result]]] = {
+PARTS: dict[str, Part] = {
     "reaction": reaction,
     "burst": burst,
     "trips": trips,
@@ -508,44 +506,8 @@ PARTS: dict[str, Callable[[bool], Iterator[Result]]] = {
 
 
 def machine_facts() -> dict[str, str]:
-    facts = edge_report.machine_facts()
-    for library in ("aio-msgpack-rpc", "pynvim"):
-        facts[library] = importlib.metadata.version(library)
-    return {name: fact for name, fact in facts.items() if name not in ("dbus-fast", "libsystemd")}
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="less of everything, for a first look")
-    parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=list(PARTS), help="some parts only"
-    )
-    parser.add_argument(
-        "--update-docs", action="store_true", help=f"writes the section of {DOCUMENT.name}"
-    )
-    options = parser.parse_args(arguments)
-    if options.update_docs and (options.quick or options.only != list(PARTS)):
-        parser.error("--update-docs wants the whole bench: no --quick or --only")
-    if options.update_docs and not edge_report.has_markers(DOCUMENT, "fsct"):
-        parser.error(f"{DOCUMENT} lacks the markers of a section bench:fsct")
-    return options
-
-
-def main(arguments: list[str]) -> int:
-    options = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started goes too
-    results = []
-    for name in options.only:
-        for result in PARTS[name](options.quick):
-            results.append(result)
-            for goal in result.goals:
-                print(f"{name}: {goal.figure}: {goal.measured}", file=sys.stderr, flush=True)
-    text = edge_report.page(results, METHOD, machine_facts())
-    print(text)
-    if options.update_docs:
-        edge_report.update(DOCUMENT, "fsct", text)
-    return 0 if all(goal.met for result in results for goal in result.goals) else 1
+    return report.machine_facts("dbus-next", "aio-msgpack-rpc", "pynvim")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run("fsct", __doc__, PARTS, METHOD, machine_facts))

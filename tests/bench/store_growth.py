@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from edge_report import Goal, Result, Table
+from report import Goal, Result, Table
 from store_reader import UNLIMITED
 from store_sockets import daemon, private_bus
 

@@ -23,8 +23,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from edge_report import Goal, Result, Table
 from edge_rig import BUS_CONFIGURATION
+from report import Goal, Result, Table
 from store_reader import one_cpu
 
 HERE = Path(__file__).resolve().parent

@@ -1,6 +1,7 @@
 """Tests of buswork fsct, on a private bus with simulated displays."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -13,7 +14,7 @@ import pytest
 from client.private_bus import PrivateBus
 
 from buswork.cli.exits import Exit
-from buswork.cli.fsct import _clock, _width, play
+from buswork.cli.fsct import _clock, _width, display, play
 from buswork.cli.output import InputError, Output
 from buswork.cli.parser import make_parser
 from buswork.client import Client
@@ -328,6 +329,104 @@ def test_watching_on_a_terminal(simulated):
     watch.send_signal(signal.SIGINT)
     assert watch.wait(SECONDS) == Exit.INTERRUPTED
     os.close(ours)
+
+
+class FakeClient:
+    """One display, which shows a number."""
+
+    def __init__(self):
+        self.simulator = self.connection = self
+        self.closed = asyncio.get_running_loop().create_future()
+        self.shown = 0
+        self.asked = 0
+        self.is_asked = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def list_displays(self):
+        return ["1-1"]
+
+    async def get_display(self, port):
+        self.asked += 1
+        self.is_asked.set()
+        await self.gate.wait()
+        return [str(self.shown)]
+
+    async def on_changed(self, callback):
+        self._callback = callback
+
+    def change(self):
+        self.shown += 1
+        self._callback("1-1")
+
+
+class Terminal:
+    """A stdout that is read only when the test wants it."""
+
+    def __init__(self, monkeypatch):
+        self.ours, theirs = os.pipe()
+        self.theirs = os.fdopen(theirs, "w")
+        os.set_blocking(self.ours, False)
+        monkeypatch.setattr("sys.stdout", self.theirs)
+
+    def fill(self):
+        number = self.theirs.fileno()
+        os.set_blocking(number, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(number, bytes(65536))
+        os.set_blocking(number, True)
+
+    async def until(self, text):
+        read = b""
+        async with asyncio.timeout(SECONDS):
+            while text.encode() not in read:
+                await asyncio.sleep(0)
+                with contextlib.suppress(BlockingIOError):
+                    read += os.read(self.ours, 65536)
+
+    def close(self):
+        os.close(self.ours)
+        self.theirs.close()
+
+
+@contextlib.asynccontextmanager
+async def watching(monkeypatch):
+    client, terminal = FakeClient(), Terminal(monkeypatch)
+    options = make_parser().parse_args(["fsct", "display", "--watch"])
+    task = asyncio.create_task(display(client, options, Output()))
+    await terminal.until("│ 0 ")
+    yield client, terminal
+    task.cancel()
+    await asyncio.wait([task])
+    terminal.close()
+    assert task.cancelled()
+
+
+async def test_changes_that_come_while_one_is_read_are_one(monkeypatch):
+    async with watching(monkeypatch) as (client, terminal):
+        client.gate.clear()
+        client.is_asked.clear()
+        client.change()
+        await client.is_asked.wait()
+        for _ in range(1000):
+            client.change()
+        client.gate.set()
+        await terminal.until("│ 1001 ")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert client.asked <= 3
+
+
+async def test_a_terminal_that_is_not_read_gets_the_newest_in_the_end(monkeypatch):
+    async with watching(monkeypatch) as (client, terminal):
+        terminal.fill()
+        for _ in range(1000):
+            client.change()
+            await asyncio.sleep(0)
+        assert client.asked == 1
+        await terminal.until("│ 1000 ")
+        assert client.asked == 2
 
 
 def test_there_is_no_simulated_display(shared_bus):

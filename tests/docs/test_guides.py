@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,15 @@ SAYS_MORE = {
     "buswork fsct players",
     "buswork fsct devices",
     "buswork fsct play --title Clocks --while buswork fsct display 1-1",
+    "buswork fsct play --title Clocks --duration 307 --while buswork fsct display --watch",
+    "dbus-run-session sh -c 'buswork-agent & sleep 1; exec mpv --no-video FILE'",
 }
+# What goes on until Ctrl-C: it is ended when it has shown something.
+WATCHES = re.compile(r" --watch$")
+# Who tried more, or could try less, has other numbers.
+PLAYER = re.compile(r"\bplayer \d+\b")
+# Any file will do; there need not be a loudspeaker.
+SONG = ("FILE'", "--ao=null song.wav'")
 # Modules of other people's that an example may import: where they are missing, it is left out.
 MODULES = re.compile(r"^(?:from|import) (pynvim)\b", re.MULTILINE)
 FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
@@ -42,6 +51,7 @@ ATTRIBUTION = [f"Supports {TECHNOLOGY}.", f"{TECHNOLOGY} is a trademark of HEM S
 DOCUMENTS = [ROOT / "README.md", ROOT / "NOTICE", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
 RUN_BY = tuple(f" {name}" for name in FILES.values())
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+UNICODE = {"LC_ALL": "C.UTF-8"}  # trees are drawn with lines, as on most terminals
 
 
 @dataclass
@@ -89,7 +99,8 @@ def without_missing(guide: list[Step], *, node: bool) -> Iterator[Step]:
             modules = MODULES.findall(step.content)
             lacks = any(importlib.util.find_spec(name) is None for name in modules)
             lacks = lacks or (step.file.endswith(".js") and not node)
-        if not lacks or not (step.file or step.command.endswith(RUN_BY)):
+        is_left_out = lacks and (step.file or step.command.endswith(RUN_BY))
+        if not is_left_out and ("mpv" not in step.command or shutil.which("mpv")):
             yield step
 
 
@@ -100,6 +111,12 @@ def script(guide: list[Step], folder: Path) -> str:
         if step.file:
             (folder / f"{number}").write_text(step.content)
             lines.append(f"cp {number} {step.file}")
+        elif WATCHES.search(step.command):
+            lines += [
+                f"( {step.command} >{number}.out 2>&1 </dev/null &",
+                f"until [ -s {number}.out ]; do sleep 0.1; done; kill $!; wait $! )",
+                f"echo 0 >{number}.status",
+            ]
         elif step.command.endswith("&"):
             # The next command comes a moment after this one has said what the guide shows.
             said = f"$(wc -l <{number}.out) -ge {len(step.printed)}"
@@ -109,8 +126,9 @@ def script(guide: list[Step], folder: Path) -> str:
                 f"echo 0 >{number}.status",
             ]
         else:
+            command = step.command.replace(*SONG)
             lines.append(
-                f"{{ {step.command}\n}} >{number}.out 2>&1 </dev/null; echo $? >{number}.status"
+                f"{{ {command}\n}} >{number}.out 2>&1 </dev/null; echo $? >{number}.status"
             )
     return "\n".join(lines)
 
@@ -124,6 +142,7 @@ def on_a_private_bus(folder: Path, text: str) -> None:
             "MAPIPC_SET": f"{bus.folder}/mapipc_set",
             "MAPIPC_GET": f"{bus.folder}/mapipc_get",
             "PATH": PATH,
+            **UNICODE,
         }
         subprocess.run(["sh", "-c", text], cwd=folder, env=environment, check=True, timeout=60)
 
@@ -132,7 +151,10 @@ def by_dev(folder: Path, text: str) -> None:
     if not READY.exists():
         pytest.skip("./dev run was never used here, and would install something first")
     command = [ROOT / "dev", "run", "--", "sh", "-c", text]
-    subprocess.run(command, cwd=folder, check=True, timeout=120, stdin=subprocess.DEVNULL)
+    environment = os.environ | UNICODE
+    subprocess.run(
+        command, cwd=folder, env=environment, check=True, timeout=120, stdin=subprocess.DEVNULL
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +174,9 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 def folder(tmp_path: Path, node_modules: Path | None) -> Path:
     """Where the reader of a guide is: beside src, and after npm."""
     (tmp_path / "src").symlink_to(ROOT / "src")
+    with wave.open(str(tmp_path / "song.wav"), "wb") as song:
+        song.setparams((1, 1, 8000, 0, "NONE", ""))
+        song.writeframes(bytes([128]) * 8000)
     if node_modules is not None:
         (tmp_path / "node_modules").symlink_to(node_modules)
     return tmp_path
@@ -179,7 +204,11 @@ def test_the_commands_print_what_the_guide_says(guide, run, folder):
         if step.command in SAYS_MORE and not step.printed:
             assert (status, bool(printed)) == (0, True), step.command
         else:
-            assert (step.command, printed, status) == (step.command, step.printed, 0)
+            said, shown = (
+                [PLAYER.sub("player N", line) for line in lines]
+                for lines in (printed, step.printed)
+            )
+            assert (step.command, said, status) == (step.command, shown, 0)
 
 
 def test_the_programs_of_the_readme_run(folder):
@@ -207,6 +236,23 @@ def test_examples_for_what_is_missing_are_left_out():
     guide = [Step("b"), script, Step("node example.js"), *rest]
     assert list(without_missing(guide, node=True)) == guide
     assert list(without_missing(guide, node=False)) == [Step("b"), *rest]
+
+
+@pytest.mark.parametrize(("where", "left"), [("/usr/bin/mpv", 2), (None, 1)])
+def test_songs_are_played_where_there_is_a_player(where, left, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: where)
+    guide = [Step("sh -c 'mpv FILE'"), Step("b")]
+    assert list(without_missing(guide, node=True)) == guide[-left:]
+    assert "mpv --ao=null song.wav'" in script(guide, ROOT)
+
+
+def test_what_goes_on_for_ever_is_ended_when_it_has_shown_something(tmp_path):
+    shown = "sh -c 'echo shown; exec sleep 1000' --watch"
+    text = script([Step(shown), Step("kill $!")], tmp_path)
+    command = f"sleep 1000 >/dev/null 2>&1 &\n{text}"
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=30)
+    assert (tmp_path / "0.out").read_text() == "shown\n"
+    assert (tmp_path / "1.status").read_text() == "0\n"  # still of the one before
 
 
 @pytest.mark.system

@@ -15,11 +15,14 @@ from support.fakeplayers import FakePlayer, track
 from buswork import systemd
 from buswork.bus.library import variant
 from buswork.client import fsct as client
+from buswork.client.endpoints import USER_SOCKET
 from buswork.client.fsct import IpcDriver
 from buswork.fsct import agent as module
 from buswork.fsct import mpris
 from buswork.fsct.agent import Bridge, make_parser
-from buswork.fsct.mpris import PLAYERCTLD, PREFIX, Position, Shown
+from buswork.fsct.mpris import PLAYERCTLD, PREFIX
+from buswork.fsct.mpris_values import Position, Shown
+from buswork.fsct.playerctld import PLAYERCTLD_INTERFACE
 from buswork.fsct.wire.protocol import ProtocolVersion
 from buswork.fsct.wire.terms import PlayerState, Status, TextId, Texts
 
@@ -163,6 +166,22 @@ async def test_after_a_restart_of_the_driver_all_are_there_again(server, bridge)
     await server.until(lambda: server.by_name("bb").state.texts.title == "while it was away")
 
 
+async def test_players_that_a_new_driver_has_no_room_for_come_when_it_has(
+    server, bridge, monkeypatch
+):
+    monkeypatch.setattr(client, "FIRST_REFUSED_PAUSE", 0.001)
+    for name in ("aa", "bb"):
+        bridge.appeared(name)
+        bridge.changed(name, SHOWN)
+    await server.asked("update_player_state", 2)
+    server.refused["register_player"] = "uid 0 has 256 players already"
+    server.hang_up()
+    await server.asked("register_player", 6)
+    server.refused.clear()
+    for name in ("aa", "bb"):
+        await server.until(lambda name=name: server.by_name(name).state.texts == SHOWN.texts)
+
+
 async def test_without_a_driver_a_player_waits_for_one(tmp_path):
     server = FakeDriver(tmp_path / "late.sock")
     driver = IpcDriver(server.path, timeout=0.01)
@@ -171,6 +190,7 @@ async def test_without_a_driver_a_player_waits_for_one(tmp_path):
     bridge.appeared("aa")
     bridge.changed("aa", SHOWN)
     await asyncio.sleep(0.05)  # longer than it waits for one at a time
+    driver.timeout = 10.0
     async with server:
         await server.until(lambda: server.players and server.by_name("aa").state.timeline)
         await bridge.close()
@@ -231,7 +251,7 @@ async def test_pauses_after_refusals_double_until_there_is_news(server, bridge, 
         assert pause >= 0.0099 * 2**n
     server.refused.clear()
     await server.until(lambda: server.names() == ["aa"])
-    bridge._mirrors["aa"]._pause = 1000.0
+    bridge._mirrors["aa"]._patience._pause = 1000.0
     server.refused["update_player_state"] = "Forbidden"
     bridge.changed("aa", SHOWN)
     await server.asked("update_player_state")
@@ -240,24 +260,22 @@ async def test_pauses_after_refusals_double_until_there_is_news(server, bridge, 
     await server.until(lambda: server.by_name("aa").state.status is Status.PLAYING)
 
 
-async def test_what_the_driver_has_no_answer_to_is_told_again(server, monkeypatch):
+async def test_what_the_driver_has_no_answer_to_is_told_again(server, bridge, monkeypatch):
     monkeypatch.setattr(module, "REFUSED_SECONDS", 0.01)
-    driver = IpcDriver(server.path, timeout=0.05)
-    await driver.open()
-    bridge = Bridge(driver)
-    server.held |= {"update_player_state", "unregister_player"}
     bridge.appeared("aa")
     bridge.changed("aa", SHOWN)
-    await server.asked("update_player_state", 2)
+    await server.asked("update_player_state")
+    server.held |= {"update_player_state", "unregister_player"}
+    bridge.driver.timeout = 0.05
+    bridge.changed("aa", Shown(Status.PAUSED, HERE, 240 * M, Texts("two")))
+    await server.asked("update_player_state", 3)
     server.held.remove("update_player_state")
-    await server.until(lambda: server.by_name("aa").state.status is Status.PLAYING)
+    await server.until(lambda: server.by_name("aa").state.status is Status.PAUSED)
     assert len(server.calls("register_player")) == 1
     bridge.vanished("aa")
     await server.asked("unregister_player", 2)
     server.held.clear()
     await server.until(lambda: server.names() == [])
-    await bridge.close()
-    await driver.close()
 
 
 async def test_at_the_end_all_players_are_taken_back(server, bridge):
@@ -307,32 +325,65 @@ async def test_the_end_of_the_choice_changes_no_choice_of_others(server, bridge)
         assert len(server.calls("set_preferred_player")) == 2
 
 
-async def test_a_choice_that_the_driver_does_not_allow(server, bridge, caplog):
-    server.refused["set_preferred_player"] = "Not you"
+async def test_a_choice_that_the_driver_does_not_allow_is_told_again_later(
+    server, bridge, monkeypatch, caplog
+):
+    monkeypatch.setattr(module, "REFUSED_SECONDS", 0.001)
+    server.refused["set_preferred_player"] = "Too many"
     bridge.appeared("aa")
     bridge.choose("aa")
-    await server.asked("set_preferred_player")
+    await server.asked("set_preferred_player", 3)
+    assert "aa can't be preferred: Too many" in caplog.text
+    server.refused.clear()
+    await server.until(lambda: server.preferred == 1)
     bridge.choose("aa")
-    await asyncio.sleep(0)
-    assert len(server.calls("set_preferred_player")) == 1
     bridge.changed("aa", SHOWN)
     await server.asked("update_player_state")
-    assert "aa can't be preferred: Not you" in caplog.text
+    assert bridge._telling.done()
 
 
-async def test_a_choice_that_found_no_driver_is_told_the_next_one(server):
-    driver = IpcDriver(server.path, timeout=0.02)
-    await driver.open()
-    bridge = Bridge(driver)
+async def test_another_choice_does_not_wait_for_the_one_that_was_refused(
+    server, bridge, monkeypatch
+):
+    monkeypatch.setattr(module, "REFUSED_SECONDS", 0.001)
+    for name in ("aa", "bb"):
+        bridge.appeared(name)
+    await server.asked("register_player", 2)
+
+    class Long(module.Patience):
+        def __init__(self):
+            self._pause = 1000.0
+
+    monkeypatch.setattr(module, "Patience", Long)
+    server.refused["set_preferred_player"] = "Not this one"
+    bridge.choose("aa")
+    await server.asked("set_preferred_player")
+    server.refused.clear()
+    bridge.choose("bb")
+    await server.until(lambda: server.preferred == 2)
+
+
+async def test_a_choice_that_is_refused_and_goes_is_told_no_more(server, bridge, monkeypatch):
+    monkeypatch.setattr(module, "REFUSED_SECONDS", 0.001)
+    server.refused["set_preferred_player"] = "Too many"
     bridge.appeared("aa")
-    await server.asked("register_player")
+    bridge.choose("aa")
+    await server.asked("set_preferred_player", 2)
+    bridge.vanished("aa")
+    await bridge._telling
+    assert server.preferred is None
+
+
+async def test_a_choice_that_found_no_driver_is_told_the_next_one(server, bridge):
+    bridge.appeared("aa")
+    bridge.changed("aa", SHOWN)
+    await server.asked("update_player_state")
     server.held.add("set_preferred_player")
+    bridge.driver.timeout = 0.02
     bridge.choose("aa")
     await server.asked("set_preferred_player", 3)
     server.release()
     await server.until(lambda: server.preferred == 1)
-    await bridge.close()
-    await driver.close()
 
 
 # -- the process ---------------------------------------------------------------------------------
@@ -536,7 +587,7 @@ async def test_playerctld_is_followed_only_if_asked_to(bus, server, runtime, not
     async with running(bus, server, "--follow", "playerctld"):
         await server.until(lambda: server.preferred)
         assert server.players[server.preferred].self_id == PREFIX + "bb"
-        values = [mpris.PLAYERCTLD_INTERFACE, {"PlayerNames": variant("as", names[::-1])}, []]
+        values = [PLAYERCTLD_INTERFACE, {"PlayerNames": variant("as", names[::-1])}, []]
         bus.signal(":1.9", mpris.PATH, mpris.PROPERTIES, "PropertiesChanged", "sa{sv}as", values)
         await server.until(lambda: server.players[server.preferred].self_id == PREFIX + "aa")
 
@@ -584,6 +635,6 @@ def test_the_units_say_what_the_program_does():
     assert "Type=notify" in service
     unit = (folder / "buswork-agent.socket").read_text()
     assert f"FileDescriptorName={module.LISTENER}" in unit
-    assert f"ListenStream=%t/{client.USER_SOCKET}" in unit
+    assert f"ListenStream=%t/{USER_SOCKET}" in unit
     assert "SocketMode=0600" in unit
     assert "DirectoryMode=0700" in unit

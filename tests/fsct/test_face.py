@@ -14,7 +14,7 @@ from support.reference import PATH as PATH_FIELD
 from support.toyface import ALICE, ALICE_UID, BOB, BOB_UID, ROOT_USER, Stack
 
 from buswork.authority import Limits
-from buswork.bus import dispatch
+from buswork.bus import dispatch, news
 from buswork.bus.contract import DOC, load, snake_case
 from buswork.bus.library import variant
 from buswork.bus.objects import escape_name
@@ -25,7 +25,7 @@ from buswork.fsct.model.driver import Driver
 from buswork.fsct.model.driver import Limits as DriverLimits
 from buswork.fsct.model.players import MAX_PLAYERS, MAX_TEXT_BYTES
 from buswork.fsct.model.selection import Reason
-from buswork.fsct.native.rpc import RIGHTS
+from buswork.fsct.native.calls import RIGHTS
 from buswork.fsct.wing import Registrar
 from buswork.fsct.wire.methods import METHODS
 from buswork.fsct.wire.terms import (
@@ -109,7 +109,6 @@ class World:
 @pytest.fixture
 async def world(monkeypatch):
     monkeypatch.setattr(dispatch, "SHARE_SECONDS", 1e6)
-    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.0)
     async with FakeBus() as bus:
         polkit = FakePolkit(bus)
         yield World(bus, polkit, await Stack.make(bus, Limits(objects=3)))
@@ -635,31 +634,22 @@ async def test_only_what_changed_is_told(polite):
     assert await polite.news() == [], "it just goes on"
 
 
-async def test_a_burst_becomes_two_signals(polite, monkeypatch):
-    monkeypatch.setattr(module, "PAUSE_SECONDS", 1000.0)
+async def test_32_a_flood_of_one_users_players_is_told_in_a_few_signals(polite, monkeypatch):
+    """And another user's player, and the devices, are told of at once."""
+    monkeypatch.setattr(news, "A_SECOND", 0.001)
+    monkeypatch.setattr(news, "AT_ONCE", 5)
+    polite.driver.add_device(device())
     await polite.news()
-    for number in range(100):
+    polite.stack.edge._news._lines.clear()
+    for number in range(1, 101):
         polite.driver.update_text(1, TextId.CURRENT_TITLE, str(number))
-        polite.driver.update_status(1, Status(number % 2))
-    assert await polite.news() == [(f"{ROOT}/players/1", PLAYER, {}, ["Title"])]
-    polite.faces._news._timer.cancel()
-    polite.faces._news._send()
-    assert await polite.news() == [(f"{ROOT}/players/1", PLAYER, {}, ["Status", "Title"])]
-    polite.faces._news._timer.cancel()
-    polite.faces._news._send()
-    assert polite.faces._news._timer is None
-    assert await polite.news() == []
-
-
-async def test_news_of_what_went_meanwhile(polite, monkeypatch):
-    monkeypatch.setattr(module, "PAUSE_SECONDS", 1000.0)
-    polite.driver.update_status(1, Status.PLAYING)
-    polite.driver.update_status(1, Status.PAUSED)
-    polite.driver.unregister(1)
-    await polite.news()
-    polite.faces._news._timer.cancel()
-    polite.faces._news._send()
-    assert await polite.news() == []
+    polite.driver.update_status(2, Status.PLAYING)
+    told = await polite.news()
+    assert told[:5] == [(f"{ROOT}/players/1", PLAYER, {}, ["Title"])] * 5
+    assert [path for path, *_ in told[5:]] == [
+        f"{ROOT}/players/2",
+        f"{ROOT}/devices/{escape_name(ONE)}",
+    ]
 
 
 async def test_objects_are_announced(world):

@@ -1,5 +1,4 @@
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,25 +9,17 @@ from support.reference import DESTINATION
 
 from buswork.bus.library import variant
 from buswork.fsct import mpris as module
+from buswork.fsct import mpris_values
 from buswork.fsct.mpris import (
     PATH,
     PLAYER,
-    PLAYERCTLD,
-    PLAYERCTLD_INTERFACE,
     PREFIX,
     PROPERTIES,
     RULES,
-    Playerctld,
     Players,
-    Position,
-    Shown,
-    read_microseconds,
-    read_rate,
-    read_status,
-    read_text,
-    read_track,
 )
-from buswork.fsct.wire.terms import MAX_RATE, Status, Texts, Timeline
+from buswork.fsct.mpris_values import Position, Shown, read_status, read_track
+from buswork.fsct.wire.terms import Status, Texts
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "fsct"
 PLAYING, PAUSED, STOPPED = (variant("s", word) for word in ("Playing", "Paused", "Stopped"))
@@ -46,6 +37,7 @@ async def bus():
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(mpris_values, "time", clock)
     return clock
 
 
@@ -299,92 +291,6 @@ async def test_a_player_that_can_no_longer_be_read_is_an_error_whatever_it_jumps
     player.seek(5 * M)
     await sink.until(lambda: sink.last("aa").position.us == 5 * M)
     assert sink.last("aa").status is Status.ERROR
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (variant("s", "one"), "one"),
-        (variant("s", ""), None),
-        (variant("as", ["one", "two"]), "one, two"),
-        (variant("as", ["", "two", ""]), "two"),
-        (variant("as", []), None),
-        (variant("av", [variant("s", "one"), variant("u", 2)]), "one"),
-        (variant("v", variant("s", "one")), "one"),
-        (variant("u", 5), None),
-        (variant("ay", b"bytes"), None),
-        (variant("a{sv}", {"one": variant("s", "two")}), None),
-        (None, None),
-        (variant("s", "x" * 100_000), "x" * module.MAX_TEXT_CHARACTERS),
-        (variant("as", ["x" * 100_000] * 100), "x" * module.MAX_TEXT_CHARACTERS),
-        (variant("as", ["x"] * 1000), ", ".join(["x"] * module.MAX_NAMES)),
-    ],
-)
-def test_texts(value, text):
-    assert read_text(value) == text
-
-
-def test_an_artist_is_that_of_the_track_or_else_that_of_the_album():
-    album = variant("as", ["Various"])
-    for artist, expected in (
-        (variant("as", ["One"]), "One"),
-        (variant("s", "One"), "One"),
-        (variant("as", []), "Various"),
-        (variant("u", 1), "Various"),
-    ):
-        said = {"xesam:artist": artist, "xesam:albumArtist": album}
-        assert read_track(said).texts.artist == expected
-    assert read_track({"xesam:albumArtist": album}).texts.artist == "Various"
-
-
-def test_a_genre_is_a_list_or_a_text():
-    for genre in (variant("as", ["Rock", "Pop"]), variant("s", "Rock, Pop")):
-        assert read_track({"xesam:genre": genre}).texts.genre == "Rock, Pop"
-
-
-@pytest.mark.parametrize(
-    ("value", "us"),
-    [
-        *((variant(type_, 240), 240) for type_ in "xtiuqn"),
-        (variant("d", 240.9), 240),
-        (variant("x", -5), 0),
-        (variant("t", 2**64 - 1), 2**63 - 1),
-        (variant("d", 1e300), 2**63 - 1),
-        (variant("d", math.nan), None),
-        (variant("d", math.inf), None),
-        (variant("b", True), None),
-        (variant("s", "240"), None),
-        (None, None),
-    ],
-)
-def test_microseconds_of_any_type(value, us):
-    assert read_microseconds(value) == us
-    assert read_track({"mpris:length": value}).length_us == (us or None)
-
-
-@pytest.mark.parametrize(
-    ("value", "rate"),
-    [
-        (variant("d", 1.5), 1.5),
-        (variant("d", 0.0), 0.0),
-        (variant("d", -1.0), -1.0),
-        (variant("i", 2), 2.0),
-        (None, 1.0),
-        (variant("s", "fast"), 1.0),
-        (variant("b", True), 1.0),
-        (variant("d", math.nan), 1.0),
-        (variant("d", math.inf), 1.0),
-        (variant("d", 1e308), 1.0),
-        (variant("d", MAX_RATE), MAX_RATE),
-    ],
-)
-def test_rates(value, rate):
-    assert read_rate(value) == rate
-
-
-@pytest.mark.parametrize("value", [None, variant("s", "x"), variant("as", []), variant("u", 1)])
-def test_metadata_that_is_none(value):
-    assert read_track(value) == module.Track()
 
 
 async def test_players_that_say_nothing_but_nonsense(bus, players, sink, caplog):
@@ -661,6 +567,7 @@ async def test_without_a_length_there_is_no_timeline(bus, players, sink):
 
 
 async def test_one_question_at_a_time_however_much_a_player_says(bus, players, sink, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SIGNALS", 10_000)
     player = await playing(bus, players, sink)
     player.properties["Position"] = "hang"
     for n in range(500):
@@ -677,6 +584,54 @@ async def test_one_question_at_a_time_however_much_a_player_says(bus, players, s
     assert len(bus.calls("Get")) == 3
 
 
+async def test_of_a_flood_some_signals_are_read_and_then_the_newest(
+    bus, players, sink, monkeypatch
+):
+    monkeypatch.setattr(module, "FLOOD_SECONDS", 3600)
+    player = await playing(bus, players, sink)
+    reads = []
+    monkeypatch.setattr(module, "read_track", lambda value: reads.append(0) or read_track(value))
+    for n in range(1, 1001):
+        player.change(Metadata=track(f"t{n}", track_id=f"/{n}"))
+        player.change(PlaybackStatus=PAUSED if n % 2 else PLAYING)
+        player.seek(n * M)
+    await bus.settle()
+    assert len(reads) <= module.MAX_SIGNALS
+    assert sink.last("aa").texts.title == f"t{-(-module.MAX_SIGNALS // 3)}"
+    (watch,) = players._watches.values()
+    watch._catch_up()  # the time is over
+    await sink.until(lambda: sink.last("aa").texts.title == "t1000")
+    await sink.until(lambda: sink.last("aa").position.us == 1000 * M)
+    assert sink.last("aa").status is Status.PLAYING
+    assert len(bus.calls("GetAll")) == 2
+    # And then it is heard as before.
+    player.change(Metadata=track("quiet again"))
+    await sink.until(lambda: sink.last("aa").texts.title == "quiet again")
+    watch._catch_up()
+    await bus.settle()
+    assert len(bus.calls("GetAll")) == 2
+
+
+async def test_a_flood_that_does_not_end(bus, players, sink, monkeypatch):
+    monkeypatch.setattr(module, "FLOOD_SECONDS", 0.001)
+    player = await playing(bus, players, sink)
+    for n in range(500):
+        player.change(Metadata=track(f"t{n}", track_id=f"/{n}"))
+        if not n % 100:
+            await bus.settle()
+    await sink.until(lambda: sink.last("aa").texts.title == "t499")
+
+
+async def test_the_flood_of_one_player_is_none_of_another(bus, players, sink, monkeypatch):
+    monkeypatch.setattr(module, "FLOOD_SECONDS", 3600)
+    other = FakePlayer(bus, "bb", ":1.6", PlaybackStatus=PLAYING, Metadata=track("one"))
+    player = await playing(bus, players, sink)
+    for n in range(100):
+        player.change(Metadata=track(f"t{n}", track_id=f"/{n}"))
+    other.change(PlaybackStatus=PAUSED)
+    await sink.until(lambda: sink.last("bb").status is Status.PAUSED)
+
+
 async def test_when_the_bus_ends_nothing_is_left_behind(bus, players, sink, caplog):
     player = await playing(bus, players, sink)
     player.properties["Position"] = "hang"
@@ -686,16 +641,6 @@ async def test_when_the_bus_ends_nothing_is_left_behind(bus, players, sink, capl
     await players._connection.closed
     players.stop()
     assert not [record for record in caplog.records if record.exc_info]
-
-
-def test_a_timeline_is_in_the_terms_of_the_wall_clock(clock):
-    at = clock.now
-    clock.advance(2)
-    shown = Shown(Status.PLAYING, Position(61_234_567, at, 1.5), 240_999_999)
-    assert shown.timeline() == Timeline(61_234, 1_700_000_000_000, 240_999, 1.5)
-    clock.wall += 3600 * SECOND  # it was set
-    assert shown.timeline().update_unix_ms == 1_700_003_600_000
-    assert shown.state().timeline == shown.timeline()
 
 
 # -- as it was recorded --------------------------------------------------------------------------
@@ -757,85 +702,3 @@ async def test_mpv_as_it_was_recorded(bus, players, sink, clock):
         here = shown.position.us_at(clock.now, shown.length_us)
         assert abs(here - position().value) < 1000, (seconds, what)
     assert shown.status is Status.STOPPED
-
-
-# -- playerctld ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def follower(bus):
-    chosen = []
-    follower = Playerctld(await bus.connect(), chosen.append)
-    follower.chosen = chosen
-    bus.answers[":1.9", "Get"] = lambda call: ("v", [variant("as", ["aa", "bb"])])
-    yield follower
-    follower.stop()
-
-
-def tell(bus, names, owner=":1.9", interface=PLAYERCTLD_INTERFACE):
-    values = [interface, {"PlayerNames": names}, []]
-    bus.signal(owner, PATH, PROPERTIES, "PropertiesChanged", "sa{sv}as", values)
-
-
-async def test_the_choice_of_playerctld_as_it_was_recorded(bus, follower):
-    rows = json.loads((VECTORS / "playerctld_order.json").read_text())["rows"]
-    bus.names[PLAYERCTLD] = ":1.9"
-    first = [PREFIX + name for name in rows[0]["player_names"]]
-    bus.answers[":1.9", "Get"] = lambda call: ("v", [variant("as", first)])
-    await follower.start()
-    await bus.settle()
-    expected = []
-    for row in rows:
-        names = [PREFIX + name for name in row["player_names"]]
-        expected.append(names[0])
-        if row is not rows[0]:
-            tell(bus, variant("as", names))
-    await bus.settle()
-    assert follower.chosen == expected
-
-
-async def test_playerctld_comes_and_goes(bus, follower):
-    await follower.start()
-    assert follower.chosen == []
-    assert not bus.calls("StartServiceByName")
-    bus.own(PLAYERCTLD, ":1.9")
-    await bus.settle()
-    assert follower.chosen == [PREFIX + "aa"]
-    bus.own(PLAYERCTLD, None)
-    await bus.settle()
-    assert follower.chosen == [PREFIX + "aa", None]
-
-
-async def test_what_is_told_is_newer_than_what_was_asked(bus, follower):
-    bus.answers[":1.9", "Get"] = lambda call: None
-    bus.names[PLAYERCTLD] = ":1.9"
-    await follower.start()
-    question = await bus.asked("Get")
-    tell(bus, variant("as", ["bb"]))
-    await bus.settle()
-    bus.reply(question, "v", [variant("as", ["aa"])])
-    await bus.settle()
-    assert follower.chosen == [PREFIX + "bb"]
-
-
-async def test_a_playerctld_that_says_nonsense(bus, follower, caplog):
-    bus.names[PLAYERCTLD] = ":1.9"
-    await follower.start()
-    await bus.settle()
-    tell(bus, variant("as", ["cc"]), owner=":1.66")
-    tell(bus, variant("as", ["cc"]), interface=PLAYER)
-    tell(bus, variant("u", 1))
-    tell(bus, variant("au", [1]))
-    tell(bus, variant("as", []))
-    bus.signal(":1.9", PATH, PROPERTIES, "PropertiesChanged", "s", ["x"])
-    values = [PLAYERCTLD_INTERFACE, {}, ["PlayerNames"]]
-    bus.signal(":1.9", PATH, PROPERTIES, "PropertiesChanged", "sa{sv}as", values)
-    await bus.settle()
-    assert follower.chosen == [PREFIX + "aa", None, None, PREFIX + "aa"]
-    bus.answers[":1.9", "Get"] = lambda call: ("s", ["no list"])
-    bus.signal(":1.9", PATH, PROPERTIES, "PropertiesChanged", "sa{sv}as", values)
-    del bus.answers[":1.9", "Get"]
-    bus.signal(":1.9", PATH, PROPERTIES, "PropertiesChanged", "sa{sv}as", values)
-    await bus.settle()
-    assert len(follower.chosen) == 4
-    assert not [record for record in caplog.records if record.exc_info]

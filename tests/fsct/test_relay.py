@@ -21,6 +21,7 @@ from buswork.client.fsct import (
 from buswork.fsct import relay as module
 from buswork.fsct.relay import Relay, make_socket
 from buswork.fsct.wire import jsonrpc, msgpackrpc
+from buswork.native.credentials import Credentials
 from buswork.native.places import PlaceTaken
 
 DEVICE = UUID("0e042ba4-82f1-4531-bd35-b455efebc627")
@@ -300,7 +301,7 @@ async def test_no_more_connections_than_it_has_places(server, relay, place, monk
 
 
 async def test_other_users_are_sent_away(server, relay, place, monkeypatch, caplog):
-    monkeypatch.setattr(module, "_uid", lambda sock: 4711)
+    monkeypatch.setattr(module, "peer_of", lambda sock: Credentials(1, 4711, 4711))
     with contextlib.closing(Raw(place)) as raw:
         assert await raw.recv() == b""
     assert "uid 4711" in caplog.text

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import time
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -15,13 +16,14 @@ from support.reference import PATH as PATH_FIELD
 from support.toyface import ALICE, ALICE_UID, BOB, Stack
 
 from buswork.authority import Limits, Quotas
+from buswork.bus.caller import Call
 from buswork.bus.library import variant
 from buswork.bus.logind import Logind
 from buswork.bus.ownership import Holdings
 from buswork.errors import LimitsExceeded
 from buswork.fsct import wing as module
 from buswork.fsct.face import INTERFACE, PATH
-from buswork.fsct.model.driver import Driver
+from buswork.fsct.model.driver import Driver, PlayerRemoved
 from buswork.fsct.model.driver import Limits as DriverLimits
 from buswork.fsct.wing import (
     FSCT,
@@ -33,6 +35,9 @@ from buswork.fsct.wing import (
     Registrar,
 )
 from buswork.host import Host
+from buswork.log import CLAIMED, NOTICE
+from buswork.store.model import Limits as StoreLimits
+from buswork.store.wing import StoreWing
 from buswork.usb.discovery import NoHotplug
 
 SIMULATOR = "org.buswork.Simulator"
@@ -173,15 +178,20 @@ async def test_plugging(world):
     assert answer.error == "org.buswork.Error.Usb.NoSuchPort"
 
 
-async def test_the_machine_sleeps_and_wakes(world):
+async def test_the_machine_sleeps_and_wakes(world, monkeypatch):
+    delayed = asyncio.Queue()
+    monkeypatch.setattr(Logind, "delay_sleep", lambda _, wanted: delayed.put_nowait(wanted))
     wing = await world.start()
+    assert await delayed.get() is True
     await world.driver(ALICE, "RegisterPlayer", "s", "player")
     await world.shows("1-1", lambda lines: lines[0] == "· Unknown")
     (sleep,) = wing.host.logind.on_sleep
     sleep(True)
+    assert await delayed.get() is False
     await world.shows("1-1", off)
     assert await world.driver(ALICE, "ListDevices") == []
     sleep(False)
+    assert await delayed.get() is True
     await world.shows("1-1", lambda lines: lines[0] == "· Unknown")
 
 
@@ -342,6 +352,53 @@ async def test_its_own_socket(world):
     assert not path.exists()
 
 
+async def test_it_can_be_seen_and_ended_what_native_players_are_there(world, caplog):
+    caplog.set_level(NOTICE)
+    wing = await world.start(socket_dirs=[world.folder])
+    holdings = wing.host.holdings
+    reader, writer = await asyncio.open_unix_connection(world.folder / SOCKET_NAME)
+
+    async def register(self_id):
+        writer.write(msgpack.packb([0, 1, "register_player", [self_id]]))
+        async with asyncio.timeout(PATIENCE):
+            return msgpack.unpackb(await reader.read(4096))[3]
+
+    assert await register("x" * 100) == 1
+    (held,) = holdings.all()
+    assert (held.path, held.wing, held.uid) == ("/org/fsct/players/1", "fsct", os.getuid())
+    assert (held.what, held.client) == (f"player '{'x' * 64}'", f"pid:{os.getpid()}")
+    assert [record.message_id for record in caplog.records] == [CLAIMED]
+
+    holdings.force(held.path, Call(BOB, 0, 0, "/"))
+    assert (holdings.all(), list(wing.driver.players)) == ([], [])
+    assert world.stack.authority.quotas.used(os.getuid(), "objects") == 0
+
+    # Its connection goes on; and what it has goes with it.
+    assert await register("y") == 2
+    assert [held.path for held in holdings.all()] == ["/org/fsct/players/2"]
+    gone = asyncio.Event()
+
+    def heard(change):
+        if isinstance(change, PlayerRemoved):
+            gone.set()
+
+    wing.driver.on_change.append(heard)
+    writer.close()
+    async with asyncio.timeout(PATIENCE):
+        await gone.wait()
+    assert holdings.all() == []
+
+
+async def test_a_uid_has_one_share_of_all_native_sockets(world):
+    wing = await world.start()
+    store = StoreWing(replace(wing.host, epoch=bytes(16)), StoreLimits())
+    await store.start()
+    assert wing.rpc.commons is wing.host.commons
+    assert store.doors.shares is wing.host.commons.shares
+    assert store.doors.buffers is wing.host.commons.buffers
+    await store.stop(for_good=True)
+
+
 async def test_a_socket_of_the_service_manager(world):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(world.folder / "passed"))
@@ -361,7 +418,8 @@ async def test_the_variable_says_where(world, monkeypatch):
 async def test_a_place_that_is_taken(world, caplog):
     (world.folder / SOCKET_NAME).write_text("not ours")
     await world.start(socket_dirs=[world.folder, world.folder / "nowhere"])
-    assert caplog.text.count("players can't reach the driver at") == 2
+    assert caplog.text.count("native clients can't be served in") == 2
+    assert str(world.folder / "nowhere") in caplog.text
     assert await world.driver(ALICE, "RegisterPlayer", "s", "player") == 1
     assert (world.folder / SOCKET_NAME).read_text() == "not ours"
 
@@ -387,7 +445,7 @@ async def test_nothing_is_left_in_the_end(world, caplog):
 
 
 @pytest.mark.parametrize(
-    "part", ["Faces", "RpcServer", "FsctWing._make_sessions", "Sessions.start", "SocketFile"]
+    "part", ["Faces", "RpcServer", "FsctWing._make_sessions", "Sessions.start", "make_sockets"]
 )
 async def test_a_wing_that_cannot_start_leaves_nothing_behind(world, monkeypatch, part):
     def fail(*_, **__):

@@ -16,6 +16,7 @@ from buswork.authority import Limits, Quotas
 from buswork.bus.caller import Peer
 from buswork.errors import AccessDenied, LimitsExceeded
 from buswork.native import peers as module
+from buswork.native.credentials import CREDENTIALS
 from buswork.native.peers import Known, Peers
 
 UID = os.geteuid()
@@ -119,7 +120,7 @@ async def test_kernels_without_the_peers_pidfd(
         def getsockopt(self, level: int, option: int, size: int = 0) -> bytes:
             if option == module.SO_PEERPIDFD:
                 raise OSError(number, "no")
-            return module._CREDENTIALS.pack(os.getpid(), UID, 0)
+            return CREDENTIALS.pack(os.getpid(), UID, 0)
 
     peers = Peers(lambda peer: None)
     if expected is None:

@@ -1,11 +1,13 @@
 """buswork.native.room: who must go, and who is refused."""
 
+import sys
 from dataclasses import dataclass
 
 import pytest
 
+from buswork.authority import Limits, Quotas
 from buswork.errors import LimitsExceeded
-from buswork.native.room import Buffers, Crowd
+from buswork.native.room import Buffers, Charges, Crowd, size_of
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,53 @@ def test_no_uid_has_more_than_is_left_free() -> None:
     buffers.give_back(2, 30)
     buffers.give_back(3, 12)
     buffers.take(1, 50)
+
+
+def test_what_waits_is_charged_in_steps() -> None:
+    quotas, buffers = Quotas(Limits(waiting_bytes=100)), Buffers(1000)
+    charges = Charges(quotas, buffers, 1, 10)
+
+    def used() -> tuple[int, dict[int, int]]:
+        return quotas.used(1, "waiting_bytes"), buffers._used
+
+    charges.adjust(10)
+    assert used() == (0, {})
+    charges.adjust(11)
+    assert used() == (11, {1: 11})
+    charges.adjust(21)
+    assert used() == (11, {1: 11})
+    charges.cover(22)
+    assert used() == (33, {1: 33})
+    charges.cover(1)
+    charges.adjust(11)  # not given back and taken again all the time
+    assert used() == (33, {1: 33})
+    charges.adjust(10)
+    assert used() == (0, {})
+    charges.adjust(11)
+    charges.release()
+    charges.release()
+    assert used() == (0, {})
+
+
+@pytest.mark.parametrize(("own", "all_"), [(100, 1000), (1000, 200)])
+def test_what_is_refused_is_not_charged(own: int, all_: int) -> None:
+    quotas, buffers = Quotas(Limits(waiting_bytes=own)), Buffers(all_)
+    charges = Charges(quotas, buffers, 1, 10)
+    charges.cover(60)
+    with pytest.raises(LimitsExceeded):
+        charges.cover(150)
+    assert quotas.used(1, "waiting_bytes") == 60
+    assert buffers._used == {1: 60}
+    charges.release()
+    assert quotas.used(1, "waiting_bytes") == 0
+    assert buffers._used == {}
+
+
+def test_what_a_request_takes_is_what_all_its_values_take() -> None:
+    text, number = "x" * 1000, 2**4000
+    parts = [text, number, [], {}, [text], {text: [number]}]
+    assert size_of(text) == sys.getsizeof(text)
+    whole = sum(map(sys.getsizeof, (parts, *parts, text, text, [number], number)))
+    assert size_of(parts) == whole
+    assert size_of((parts,)) == sys.getsizeof((parts,)) + whole
+    assert size_of(bytes(10_000)) > 10_000

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import pytest
 
@@ -88,10 +88,73 @@ async def test_a_piece_that_fails_does_not_stop_the_line() -> None:
     assert [type(failure) for failure in failures] == [KeyError]
 
 
-async def test_nothing_is_done_after_the_end() -> None:
+async def test_work_is_done_at_once_and_charged(now: Callable[[float], None]) -> None:
+    shares = Shares()
+    shares.charge(1, SHARE_SECONDS)
+    assert not shares.is_over(1)  # a window begins
+
+    def work() -> str:
+        now(SHARE_SECONDS + 0.001)
+        return "done"
+
+    assert await at_once(shares.turn(1, work)) == "done"
+    assert shares.is_over(1)
+    with pytest.raises(KeyError):
+        await at_once(shares.turn(2, lambda: {}["missing"]))
+
+
+async def at_once(work: Coroutine[object, object, str]) -> str:
+    """The result of what does not wait for anything."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return str(end.value)
+    raise AssertionError("it waits")
+
+
+@pytest.fixture
+async def full() -> Shares:
+    """Shares of which uid 1 has had all, and where nobody has a turn but by the test's hand."""
+    shares = Shares()
+    shares.later(1, lambda: None)
+    assert shares._planned is not None
+    shares._planned.cancel()
+    return shares
+
+
+async def test_who_had_his_share_has_his_work_done_when_it_is_its_turn() -> None:
     shares, done = Shares(), []
-    shares.later(1, lambda: done.append(1))
-    shares.close()
-    shares.close()
+    shares.later(1, lambda: done.append("before"))
+    assert await shares.turn(1, lambda: [*done, "mine"]) == ["before", "mine"]
+    shares.later(1, lambda: None)
+    with pytest.raises(KeyError):
+        await shares.turn(1, lambda: {}["missing"])
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done(full: Shares) -> None:
+    done: list[int] = []
+    waiting = asyncio.create_task(full.turn(1, lambda: done.append(1)))
     await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    while full._lines:
+        full._next()[1]()
     assert done == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_work_may_end_who_waits_for_it(full: Shares, fails: bool) -> None:
+    waiting: asyncio.Task[None]
+
+    def work() -> None:
+        waiting.cancel()
+        if fails:
+            raise KeyError
+
+    waiting = asyncio.create_task(full.turn(1, work))
+    await asyncio.sleep(0)
+    while full._lines:
+        full._next()[1]()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

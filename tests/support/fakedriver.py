@@ -9,17 +9,29 @@ It keeps players as simply as can be, and speaks with the functions of fsct.wire
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from buswork.client.fsct import IpcDriver
 from buswork.fsct.wire import methods, msgpackrpc
 from buswork.fsct.wire.protocol import VERSION, ProtocolVersion
 from buswork.fsct.wire.terms import PlayerState, TextId
 
 # How long a test waits before it says that nothing will come; only a failing test waits.
 PATIENCE = 10.0
+
+
+@contextlib.contextmanager
+def hurried(driver: IpcDriver) -> Iterator[None]:
+    """Inside, it waits for no answer that does not come at once."""
+    before, driver.timeout = driver.timeout, 0.01
+    try:
+        yield
+    finally:
+        driver.timeout = before
 
 
 @dataclass

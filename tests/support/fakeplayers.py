@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from buswork.bus.library import Variant, variant
-from buswork.fsct.mpris import PATH, PLAYER, PREFIX, PROPERTIES, Shown
+from buswork.fsct.mpris import PATH, PLAYER, PREFIX, PROPERTIES
+from buswork.fsct.mpris_values import Shown
 from support.fakebus import DRIVER, ERROR, PATIENCE, FakeBus, Refused
 from support.reference import Message
 

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from buswork.authority import Authority, Limits
 from buswork.bus.caller import Peer
+from buswork.bus.ownership import Holdings
 from buswork.bus.polkit import Answer
 from buswork.fsct.model.driver import Driver
-from buswork.fsct.native.rpc import MANAGE, OBSERVE, REGISTER, ROUTE, RpcServer
+from buswork.fsct.native.calls import MANAGE, OBSERVE, REGISTER, ROUTE
+from buswork.fsct.native.rpc import RpcServer
 from buswork.fsct.native.sessions import Sessions
-from buswork.fsct.wing import Registrar
+from buswork.fsct.wing import NativePlayers, Registrar
+from buswork.native.commons import Commons
 from buswork.sim.dac import SimDac
 from buswork.sim.usb import SimBackend, SimDiscovery
 from buswork.usb.worker import Worker
@@ -57,8 +60,13 @@ class House:
         self.polkit = FakePolkit()
         self.authority = Authority(self.polkit, None, 12345, limits or Limits())
         self.quotas = self.authority.quotas
-        self.register = Registrar(self.driver, self.quotas).register
-        self.server = RpcServer(self.driver, self.authority, self.register, patience)
+        self.commons = Commons()
+        registrar = Registrar(self.driver, self.quotas)
+        self.register = registrar.register
+        players = NativePlayers(self.driver, registrar, Holdings(None))
+        self.server = RpcServer(
+            self.driver, self.authority, players.register, patience, self.commons
+        )
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
         listener.listen(128)

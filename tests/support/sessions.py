@@ -32,6 +32,9 @@ class FakeClock(Clock):
     def unix_ms(self):
         return round(self.wall_ms + 1000 * self.time)
 
+    def wall_offset_ms(self):
+        return round(self.wall_ms)
+
     async def wait(self, event, until):
         if until is not None:
             self.slept.append(until - self.time)
@@ -76,10 +79,10 @@ class Hasty(Worker):
 class Room:
     """A driver, its sessions, and sockets to plug devices in."""
 
-    def __init__(self, worker=Worker, unmarked=False, driver=None):
-        self.driver = driver or Driver()
+    def __init__(self, worker=Worker, unmarked=False, limits=None):
         self.backend = SimBackend()
         self.clock = FakeClock()
+        self.driver = Driver(limits, self.clock.wall_offset_ms)
         self.workers = []
         self._worker = worker
         self.sessions = Sessions(

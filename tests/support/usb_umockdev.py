@@ -25,6 +25,7 @@ gi.require_version("UMockdev", "1.0")
 from gi.repository import GLib, UMockdev  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+from buswork.sim.carbon import SimCarbon  # noqa: E402
 from buswork.sim.dac import SimDac  # noqa: E402
 from buswork.sim.device import (  # noqa: E402
     IN,
@@ -51,7 +52,7 @@ GETDRIVER = 0x41045508
 RESET = 0x5514
 CLEAR_HALT = 0x80045515
 GET_SPEED = 0x551F
-OBEYED = (SETINTERFACE, SETCONFIG, RESET, CLEAR_HALT)
+OBEYED = (SETINTERFACE, CLEAR_HALT)
 
 URB_BYTES = 56
 CONTROL_URB = 2
@@ -81,7 +82,9 @@ class Board(SimDevice):
         return data or None
 
 
-KINDS = {"dac": SimDac, "board": Board}
+KINDS = {"dac": SimDac, "board": Board, "carbon": SimCarbon}
+# How often a transfer that waits for its device is looked at.
+POLL_MS = 2
 
 
 class Urb:
@@ -95,6 +98,9 @@ class Urb:
         (self.length,) = struct.unpack_from("<i", fields, LENGTH_AT)
         self.buffer = data.resolve(BUFFER_AT, self.length) if self.length else None
         self.hangs = False
+        self.is_settled = False  # the device has had its say
+        self.got = b""
+        self.left = self.sent() if self.kind != CONTROL_URB and not self.endpoint & IN else b""
 
     def sent(self):
         return bytes(self.buffer.retrieve()) if self.buffer is not None else b""
@@ -103,7 +109,7 @@ class Urb:
         """received: None where the host was the one who sent."""
         skipped = 8 if self.kind == CONTROL_URB else 0
         if received is None:
-            actual = self.length - skipped if status == 0 else 0
+            actual = self.length - skipped - len(self.left)
         else:
             if len(received) > self.length - skipped:
                 status, received = -errno.EOVERFLOW, b""
@@ -126,6 +132,7 @@ class Usbfs(UMockdev.IoctlBase):
         self.pending = []
         self.done = {}  # by client
         self.reapers = {}
+        self.is_polling = False
 
     def do_handle_ioctl(self, client):
         try:
@@ -170,6 +177,10 @@ class Usbfs(UMockdev.IoctlBase):
             return -errno.ENODATA
         elif request == GET_SPEED:
             return HIGH_SPEED
+        elif request == SETCONFIG:
+            return self.configure(number(argument))
+        elif request == RESET:
+            self.device.bus_reset()
         elif request not in OBEYED:
             return -errno.ENOTTY
         return 0
@@ -181,6 +192,12 @@ class Usbfs(UMockdev.IoctlBase):
             return -errno.EBUSY
         return 0
 
+    def configure(self, value):
+        if self.claims:
+            return -errno.EBUSY
+        self.device.transfer(Setup(0, 9, value, 0, 0))
+        return 0
+
     # Transfers
 
     def submit(self, urb):
@@ -190,17 +207,65 @@ class Usbfs(UMockdev.IoctlBase):
             outcome = self.device.transfer(
                 setup, b"" if setup.request_type & 0x80 else urb.sent()[8:]
             )
-        elif urb.endpoint & IN:
-            outcome = self.device.read(urb.endpoint, urb.length)
+            self.settle(urb, outcome)
+        if self.go_on() and not self.is_polling:
+            self.is_polling = True
+            GLib.timeout_add(POLL_MS, self.poll)
+
+    def poll(self):
+        self.is_polling = bool(self.go_on())
+        return self.is_polling
+
+    def go_on(self):
+        """All endpoints as far as the device lets them; what still waits for it."""
+        while waiting := self.waiting():
+            moved = [self.move(urb) for urb in waiting]
+            if not any(moved):
+                break
+        return waiting
+
+    def waiting(self):
+        """The first transfer of each endpoint."""
+        ends = {}
+        for urb in self.pending:
+            if urb.kind != CONTROL_URB:
+                ends.setdefault(urb.endpoint, urb)
+        return [urb for urb in ends.values() if not urb.is_settled]
+
+    def move(self, urb):
+        """Whether it is no longer in the way of the next one."""
+        if urb.endpoint & IN:
+            outcome = self.device.read(urb.endpoint, urb.length - len(urb.got))
+            if outcome.how is How.SILENCE:
+                return False
+            if outcome.how is How.DONE:
+                urb.got += outcome.data
+                if self.is_more_to_come(urb, len(outcome.data)):
+                    return False
+                outcome = outcome._replace(data=urb.got)
         else:
-            outcome = self.device.write(urb.endpoint, urb.sent())
+            outcome = self.device.write(urb.endpoint, urb.left)
+            if outcome.how is How.PARTLY:
+                urb.left = outcome.data
+            if outcome.how in (How.PARTLY, How.SILENCE):
+                return False
+            if outcome.how is How.DONE:
+                urb.left = b""
+        self.settle(urb, outcome)
+        return True
+
+    def is_more_to_come(self, urb, came):
+        """A short packet ends a transfer."""
+        ends = [end for each in self.device.interfaces for end in each.endpoints]
+        (size,) = (end.max_packet for end in ends if end.address == urb.endpoint)
+        return 0 < came == came // size * size and len(urb.got) < urb.length
+
+    def settle(self, urb, outcome):
+        urb.is_settled = True
         if outcome.delay:
             GLib.timeout_add(outcome.delay * 1000, self.finish, urb, outcome)
         else:
             self.finish(urb, outcome)
-        for read in [each for each in self.pending if each.endpoint & IN and each is not urb]:
-            if read.kind != CONTROL_URB:
-                self.finish(read, self.device.read(read.endpoint, read.length))
 
     def finish(self, urb, outcome):
         if urb not in self.pending:  # discarded meanwhile
@@ -237,7 +302,9 @@ class Usbfs(UMockdev.IoctlBase):
         for urb in self.pending:
             if urb.data.client_addr == address:
                 if not urb.hangs:
-                    self.end(urb, -errno.ENOENT, b"")
+                    # What was transferred before counts.
+                    sends = urb.kind != CONTROL_URB and not urb.endpoint & IN
+                    self.end(urb, -errno.ENOENT, None if sends else urb.got)
                 return 0
         return -errno.EINVAL
 
@@ -341,6 +408,17 @@ class Kernel:
 
     def record(self, port):
         return list(self.plugged[port][2].device.record)
+
+    def board(self, port, name, **arguments):
+        """Something happens to a board."""
+        return getattr(self.plugged[port][2].device, name)(**arguments)
+
+    def clock(self, port, seconds):
+        """For the device it is this time, until it is told another one."""
+        self.plugged[port][2].device.clock = lambda: seconds
+
+    def trouble(self, port, name, value):
+        setattr(self.plugged[port][2].device.trouble, name, value)
 
     def lines(self, port):
         return self.plugged[port][2].device.lines()

@@ -7,9 +7,9 @@ import os
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
-import wave
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -27,6 +27,8 @@ CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1]
 MPRIS_FOR_MPV = pathlib.Path("/usr/lib/mpv-mpris/mpris.so")
 MPV = "org.mpris.MediaPlayer2.mpv"
 PORT = "1-1"
+PICTURES = pathlib.Path(__file__).with_name("mpv_on_a_display.txt")
+GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guide-fsct.md"
 DISPLAY_SECONDS = 20.0
 tools = pytest.mark.tools
 needs_mpv = pytest.mark.skipif(
@@ -76,11 +78,14 @@ class Session:
     async def playerctl(self, *words: str) -> str:
         return await self.run("playerctl", "--player=mpv", *words)
 
-    def song(self, name: str, seconds: int) -> str:
+    def song(self, name: str, seconds: int, **texts: str) -> str:
+        """A file of silence; the texts have the names that a WAV file has for them."""
         path = self.bus.folder / name
-        with wave.open(str(path), "wb") as file:
-            file.setparams((1, 1, 8000, 0, "NONE", "not compressed"))
-            file.writeframes(bytes([128]) * 8000 * seconds)
+        info = b"INFO" + b"".join(_chunk(name, text.encode()) for name, text in texts.items())
+        silence = bytes([128]) * 8000 * seconds
+        format_ = struct.pack("<HHIIHH", 1, 1, 8000, 8000, 1, 8)
+        chunks = _chunk("fmt ", format_) + _chunk("LIST", info) + _chunk("data", silence)
+        path.write_bytes(_chunk("RIFF", b"WAVE" + chunks))
         return str(path)
 
     def player(self) -> FakePlayer:
@@ -90,6 +95,10 @@ class Session:
         for process in self.processes:
             process.kill()
             process.wait()
+
+
+def _chunk(name: str, data: bytes) -> bytes:
+    return name.encode() + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
 
 
 @pytest.fixture
@@ -202,37 +211,74 @@ async def test_mpv_from_its_first_track_to_its_end(session: Session) -> None:
     assert await ended(agent) == 0
 
 
+def pictures() -> list[str]:
+    """Those that the guide shows, in their order, each below what was done before it."""
+    return [shown.partition("\n")[2] for shown in PICTURES.read_text().rstrip().split("\n\n")]
+
+
+def without_clock(picture: str) -> str:
+    """The clock goes on while we look."""
+    return re.sub(r"[━─]+ \d+:\d\d / ", "… / ", picture)
+
+
 @tools
 @needs_mpv
 async def test_mpv_on_a_display_from_its_first_track_to_its_end(
     session: Session, display: Display
 ) -> None:
+    played, paused, sought, followed, ended_ = map(without_clock, pictures())
+
+    async def picture() -> str:
+        command = (sys.executable, "-m", "buswork.cli", "fsct", "display", PORT)
+        return without_clock((await session.run(*command)).rstrip())
+
     agent = session.agent("--driver", str(session.bus.folder / "fsct.sock"))
+    clocks = {"INAM": "Clocks", "IPRD": "A Rush of Blood to the Head"}
+    trouble = {"INAM": "Trouble", "IPRD": "Parachutes"}
     mpv = session.start(
         *("mpv", "--no-config", "--no-terminal", "--ao=null", "--vo=null"),
         *(f"--script={MPRIS_FOR_MPV}", "--idle=yes"),
-        *(session.song("one.wav", 60), session.song("two.wav", 100)),
+        session.song("clocks.wav", 307, **clocks, IART="Coldplay", IGNR="Rock"),
+        session.song("trouble.wav", 271, **trouble, IART="Coldplay", IGNR="Rock"),
     )
-    await display.until("▶ Playing", "one.wav", range(15), "1:00")
+    await display.until("▶ Playing", "Clocks", range(15), "5:07")
+    assert await picture() == played
 
     await session.playerctl("pause")
-    at = await display.until("⏸ Paused", "one.wav", range(20), "1:00")
+    at = await display.until("⏸ Paused", "Clocks", range(20), "5:07")
+    assert await picture() == paused
 
-    await session.playerctl("position", "30")
+    await session.playerctl("position", "150")
     # Where mpv lands may be a hair before it.
-    await display.until("⏸ Paused", "one.wav", range(29, 31), "1:00")
-    assert at < 30
+    await display.until("⏸ Paused", "Clocks", range(149, 151), "5:07")
+    assert await picture() == sought
+    assert at < 150
 
     await session.playerctl("play")
-    await display.until("▶ Playing", "one.wav", range(31, 45), "1:00")  # and it goes on
+    await display.until("▶ Playing", "Clocks", range(151, 165), "5:07")  # and it goes on
 
     await session.playerctl("next")
-    await display.until("▶ Playing", "two.wav", range(15), "1:40")
+    await display.until("▶ Playing", "Trouble", range(15), "4:31")
+    assert await picture() == followed
 
     mpv.terminate()
     await display.until_off()
+    assert await picture() == ended_
     agent.terminate()
     assert await ended(agent) == 0
+
+
+def test_the_guide_shows_what_mpv_does_to_a_display() -> None:
+    assert f"```text\n{PICTURES.read_text()}```\n" in GUIDE.read_text()
+
+
+def test_the_clocks_of_the_pictures_are_right() -> None:
+    clocks = re.findall(r"([━─]+) (\d+):(\d\d) / (\d+):(\d\d)", PICTURES.read_text())
+    assert len(clocks) == 4
+    for bar, *numbers in clocks:
+        minute, second, minutes, seconds = map(int, numbers)
+        at, length = 60 * minute + second, 60 * minutes + seconds
+        assert bar.count("━") == len(bar) * at // length
 
 
 @tools

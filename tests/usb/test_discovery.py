@@ -130,6 +130,8 @@ async def settled(udev, told):
     udev.present.pop()
     udev.tell(FakeDevice(udev.sysfs, "9-9", 99, "remove"))
     assert await told.get() == "9-9"
+    while told.discovery._reading:  # noqa: ASYNC110
+        await asyncio.sleep(0)
 
 
 async def test_a_device_that_comes_while_we_look_is_told_of_once(udev, told):
@@ -151,6 +153,140 @@ async def test_a_device_that_leaves_before_it_is_known_is_never_told_of(udev, to
         await asyncio.sleep(0)
     go_on.set()
     await settled(udev, told)
+
+
+class Gates:
+    """Holds the readers of some ports until their gate is opened."""
+
+    def __init__(self, monkeypatch):
+        self.entered = []
+        self._gates = {}
+        facts = module._facts
+
+        def held(seen):
+            self.entered.append((seen.port, seen.address))
+            if (gate := self._gates.get(seen.port)) is not None:
+                gate.wait()
+            return facts(seen)
+
+        monkeypatch.setattr(module, "_facts", held)
+
+    def shut(self, *ports):
+        self._gates |= {port: threading.Event() for port in ports}
+
+    def open(self):
+        while self._gates:
+            self._gates.popitem()[1].set()
+
+    async def until(self, number):
+        async with asyncio.timeout(10):
+            while len(self.entered) < number:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+def gates(monkeypatch):
+    gates = Gates(monkeypatch)
+    yield gates
+    gates.open()
+
+
+async def test_a_device_that_hangs_its_reader_holds_up_no_other(udev, told, gates):
+    gates.shut("1-1")
+    udev.plug("1-1", 2)
+    udev.plug("1-2", 3)
+    await told.start()
+    assert (await told.get()).port == "1-2"
+    await settled_but("1-1", udev, told)
+    gates.open()
+    assert (await told.get()).port == "1-1"
+
+
+async def settled_but(port, udev, told):
+    """As settled(), while the reader of this port hangs."""
+    udev.tell(udev.plug("9-9", 99))
+    assert (await told.get()).port == "9-9"
+    assert told.discovery._reading == {port}
+
+
+async def test_a_port_has_one_reader_and_the_newest_word_is_read_after_it(udev, told, gates):
+    gates.shut("1-1")
+    udev.plug("1-1", 2, serial="one")
+    await told.start()
+    await gates.until(1)
+    for address in (3, 4, 5):
+        udev.tell(udev.plug("1-1", address, serial=f"at {address}"))
+    while udev.events:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert gates.entered == [("1-1", 2)]
+    gates.open()
+    assert (await told.get()).serial == "at 5"
+    assert gates.entered == [("1-1", 2), ("1-1", 5)]
+    await settled(udev, told)
+
+
+async def test_what_waits_for_its_reader_and_leaves_is_not_read(udev, told, gates):
+    gates.shut("1-1")
+    udev.plug("1-1", 2)
+    await told.start()
+    await gates.until(1)
+    udev.tell(udev.plug("1-1", 3))
+    udev.tell(udev.unplug("1-1"))
+    while udev.events:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    gates.open()
+    await settled(udev, told)
+    assert [port for port, _ in gates.entered] == ["1-1", "9-9"]
+
+
+async def test_so_many_devices_are_read_at_once(udev, told, gates):
+    ports = [f"1-{number}" for number in range(1, 2 * module.MAX_READERS)]
+    gates.shut(*ports)
+    for address, port in enumerate(ports, 2):
+        udev.plug(port, address)
+    await told.start()
+    await gates.until(module.MAX_READERS)
+    assert len(told.discovery._reading) == len(gates.entered) == module.MAX_READERS
+    gates.open()
+    assert {(await told.get()).port for _ in ports} == set(ports)
+    await settled(udev, told)
+    for thread in threading.enumerate():
+        if thread.name in {f"usb {port}" for port in ports}:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+async def test_a_system_that_allows_no_more_threads_is_asked_again(udev, told, monkeypatch, caplog):
+    monkeypatch.setattr(module, "NO_THREAD_SECONDS", 0.001)
+    refusals = [RuntimeError("can't start new thread")] * 2
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith("usb ") and refusals:
+            raise refusals.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    udev.plug("1-1", 2)
+    await told.start()
+    assert (await told.get()).port == "1-1"
+    assert caplog.text.count("can't start new thread") == 2
+
+
+async def test_what_is_read_after_the_stop_is_not_told(udev, told, gates):
+    gates.shut("1-1")
+    udev.plug("1-1", 2)
+    await told.start()
+    await gates.until(1)
+    udev.tell(udev.plug("1-1", 3))
+    while udev.events:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    told.discovery.stop()
+    gates.open()
+    while told.discovery._reading:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert told.empty()
+    assert gates.entered == [("1-1", 2)]
 
 
 async def test_another_device_at_the_same_port_takes_the_place_of_the_first(udev, told):

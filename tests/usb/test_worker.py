@@ -14,7 +14,8 @@ from buswork.sim.dac import SimDac
 from buswork.sim.device import Fault, How, SimDevice, SimEndpoint, SimInterface
 from buswork.sim.usb import SimBackend
 from buswork.usb import worker as module
-from buswork.usb.worker import UsbError, Worker
+from buswork.usb.link import IO, MAX_TIMEOUT, UsbError
+from buswork.usb.worker import Worker
 
 OUT, IN = 0x41, 0xC1
 ENABLE, TIMESTAMP, STATUS = 1, 2, 4
@@ -135,7 +136,7 @@ async def test_a_dac_is_driven(backend, dac):
     assert (plug.opened, plug.claims) == (0, {})
     await worker.close()
     await fails("gone", worker.control_out(OUT, ENABLE, 1, 1))
-    assert not worker.is_gone
+    assert (worker.is_gone, worker.is_left) == (False, False)
 
 
 async def test_bytes_go_to_endpoints_and_come_from_them(backend):
@@ -174,7 +175,7 @@ async def test_requests_are_served_in_their_order(worker, dac):
         lambda w: w.read(0x01, 8),
         lambda w: w.read(0x81, 0),
         lambda w: w.control_out(OUT, 1, 0, 1, timeout=0),
-        lambda w: w.control_out(OUT, 1, 0, 1, timeout=module.MAX_TIMEOUT + 1),
+        lambda w: w.control_out(OUT, 1, 0, 1, timeout=MAX_TIMEOUT + 1),
     ],
 )
 async def test_what_makes_no_sense_is_a_defect_of_the_wing(worker, dac, wrong):
@@ -317,13 +318,14 @@ async def test_a_transfer_that_never_ends_costs_the_device(backend, dac, hasty, 
     waiting = asyncio.create_task(worker.control_out(OUT, ENABLE, 1, 1, timeout=5.0))
     await fails("timeout", running)
     await fails("gone", waiting)
-    assert worker.is_gone
+    assert (worker.is_gone, worker.is_left) == (True, True)
     assert "does not end a transfer" in caplog.text
     async with asyncio.timeout(10):
         await worker.close()  # at once, though the thread still hangs
     assert plug.opened == 1
     plug.release.set()
     await until(lambda: plug.opened == 0)  # it has let go by itself
+    await until(lambda: not worker.is_left)
     assert seen(dac) == [("0x04", "0x0001")]
 
 
@@ -336,6 +338,7 @@ async def test_closing_does_not_wait_for_ever(backend, dac, caplog):
     await worker.close()
     await fails("gone", running)
     assert "left alone" in caplog.text
+    assert worker.is_left
     plug = backend.plug_at("1-1")
     plug.release.set()
     await until(lambda: plug.opened == 0)
@@ -528,6 +531,107 @@ async def test_a_thread_that_can_not_be_had_is_an_error_like_any_other():
         pytest.raises(UsbError, match="can't have a thread now") as caught,
     ):
         await worker.open()
-    assert caught.value.kind == module.IO
+    assert caught.value.kind == IO
     assert not worker.is_open
     await worker.close()
+
+
+# Several transfers in one go
+
+
+@pytest.fixture
+async def board(backend):
+    board = Board()
+    backend.plug(board, "1-3")
+    return board
+
+
+@pytest.fixture
+async def busy_worker(backend, board):
+    worker = Worker(backend.plug_at("1-3").facts, backend)
+    await worker.open()
+    await worker.claim(0)
+    yield worker
+    await worker.close()
+
+
+async def test_nobody_comes_between_transfers_that_belong_together(busy_worker, board):
+    board.to_send = [b"first", b"second"]
+
+    def talk(transfers):
+        transfers.write(0x02, b"1", 1.0)
+        first = transfers.read(0x81, 64, 1.0)
+        transfers.pause(0.001)
+        transfers.write(0x02, b"2", 1.0)
+        return first + transfers.read(0x81, 64, 1.0)
+
+    together = busy_worker.together(talk, 1.0, "a talk")
+    results = await asyncio.gather(together, busy_worker.write(0x02, b"3"))
+    assert results == [b"firstsecond", None]
+    assert [data for _, data in board.written] == [b"1", b"2", b"3"]
+
+
+async def test_what_belongs_together_has_one_deadline(busy_worker, board):
+    def talk(transfers):
+        for _ in range(1000):
+            transfers.write(0x02, b"again", 1.0)
+            transfers.pause(0.01)
+
+    error = await fails("timeout", busy_worker.together(talk, 0.05, "a talk"))
+    assert "no time left" in str(error)
+    assert 0 < len(board.written) < 10
+    await busy_worker.write(0x02, b"another")
+    await fails("timeout", busy_worker.together(lambda it: it.read(0x81, 64, 5.0), 0.01, "a read"))
+
+
+async def test_work_that_nobody_waits_for_goes_on_to_its_end(busy_worker, board):
+    entered, go_on = threading.Event(), threading.Event()
+
+    def talk(transfers):
+        transfers.write(0x02, b"1", 1.0)
+        entered.set()
+        go_on.wait()
+        transfers.write(0x02, b"2", 1.0)
+
+    talking = asyncio.create_task(busy_worker.together(talk, 5.0, "a talk"))
+    await asyncio.to_thread(entered.wait)
+    talking.cancel()
+    await asyncio.wait([talking])
+    go_on.set()
+    await busy_worker.write(0x02, b"3")
+    assert [data for _, data in board.written] == [b"1", b"2", b"3"]
+
+
+async def test_work_may_go_on_after_a_transfer_that_failed(busy_worker, board):
+    board.faults = [Fault(How.STALL, endpoint=0x02, times=1)]
+
+    def talk(transfers):
+        with pytest.raises(UsbError) as caught:
+            transfers.write(0x02, b"1", 1.0)
+        transfers.write(0x02, b"2", 1.0)
+        return caught.value.kind
+
+    assert await busy_worker.together(talk, 1.0, "a talk") == "stall"
+    assert board.written == [(0x02, b"2")]
+
+
+async def test_a_device_is_told_its_configuration_again(backend, board):
+    worker = Worker(backend.plug_at("1-3").facts, backend)
+    await worker.open()
+    await worker.configure(1)
+    assert [(entry["bRequest"], entry["wValue"]) for entry in board.record] == [("0x09", "0x0001")]
+    board.faults = [Fault(How.STALL, request=9)]
+    await fails("stall", worker.configure(1))
+    await worker.close()
+
+
+async def test_an_interface_that_the_configuration_does_not_count(busy_worker, board, monkeypatch):
+    counted = board.configuration().replace(bytes((2, 1, 0)), bytes((1, 1, 0)))
+    ends = [SimEndpoint(0x85, 3, 32, 1)]
+    board.interfaces = board.interfaces[0], SimInterface(1, 0xFF, endpoints=ends)
+    monkeypatch.setattr(board, "configuration", lambda: counted)
+    board.to_send = [b"text"]
+    await busy_worker.claim(1)
+    await fails("io", busy_worker.read(0x85, 32))
+    await busy_worker.claim(1, 0x85)
+    assert await busy_worker.read(0x85, 32) == b"text"

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ from buswork.bus.codec import CodecError
 from buswork.bus.message import Frame
 from buswork.bus.objects import PROPERTIES
 from buswork.bus.transport import Connection
+from buswork.bus.writer import close_all
 from buswork.errors import BusworkError
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,49 @@ SESSION = "org.freedesktop.login1.Session"
 ANSWER_SECONDS = 5.0
 # Seats that are looked at; a machine with one for each of its USB hubs has fewer.
 MAX_SEATS = 32
+# How often logind is asked whether the machine still sleeps, in a time that stands still while it
+# does: word of waking may have been lost.
+SLEEP_CHECK_SECONDS = 30.0
+
+
+class Inhibitor:
+    """While it is wanted, the machine lets us finish before it sleeps, for some seconds at most."""
+
+    def __init__(self, connection: Connection, tracker: NameTracker) -> None:
+        self._connection = connection
+        self._tracker = tracker
+        self._is_wanted = False
+        self._fd: int | None = None  # logind's; what it stands for ends when it is closed
+        self._asking: asyncio.Task[None] | None = None
+        tracker.on_change(self._renew)
+
+    def want(self, wanted: bool) -> None:
+        if wanted is not self._is_wanted:
+            self._is_wanted = wanted
+            self._renew()
+
+    def _renew(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        if self._is_wanted and self._tracker.owner is not None:
+            asking = self._ask(self._tracker.owner)
+            self._asking = asyncio.get_running_loop().create_task(asking)
+
+    async def _ask(self, owner: str) -> None:
+        what = ("sleep", "buswork", "Displays go dark", "delay")
+        try:
+            frame = await self._connection.call(owner, PATH, MANAGER, "Inhibit", "ssss", what)
+        except BusworkError as error:
+            log.warning("the machine will not wait for the displays before it sleeps: %s", error)
+            return
+        if frame.header.signature == "h" and len(frame.fds) == 1:
+            (self._fd,) = frame.fds
+        else:
+            log.warning("logind answers Inhibit with %s", frame.header.signature)
+            close_all(frame.fds)
 
 
 class Logind:
@@ -40,6 +85,10 @@ class Logind:
         self.on_seated: list[Callable[[frozenset[int] | None], None]] = []
         self._connection = connection
         self._tracker = NameTracker(connection, NAME)
+        self._inhibitor = Inhibitor(connection, self._tracker)
+        self._is_sleeping = False
+        self._sleep_signals = 0
+        self._sleep_timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
 
@@ -51,13 +100,53 @@ class Logind:
         for member in ("SeatNew", "SeatRemoved"):
             await self._tracker.listen(MANAGER, member, lambda _: self._look())
 
+    # -- sleep ---------------------------------------------------------------------------------
+
+    def delay_sleep(self, wanted: bool) -> None:
+        """Whether the machine, before it sleeps, is to let us finish what on_sleep begins."""
+        self._inhibitor.want(wanted)
+
     def _prepare_for_sleep(self, frame: Frame) -> None:
         if frame.header.signature != "b":
             return
         (sleeping,) = frame.values()
+        self._sleep_signals += 1
+        self._set_sleeping(sleeping)
+
+    def _set_sleeping(self, sleeping: bool) -> None:
+        if sleeping is self._is_sleeping:
+            return
+        self._is_sleeping = sleeping
+        if self._sleep_timer is not None:
+            self._sleep_timer.cancel()
+            self._sleep_timer = None
+        if sleeping:
+            self._check_later()
         log.info("the machine goes to sleep" if sleeping else "the machine woke up")
         for callback in self.on_sleep:
             callback(sleeping)
+
+    def _check_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sleep_timer = loop.call_later(SLEEP_CHECK_SECONDS, self._check_again)
+
+    def _check_again(self) -> None:
+        self._look()
+        self._check_later()
+
+    async def _check_sleep(self) -> None:
+        """Corrects what we missed, a signal or a whole logind."""
+        if self._tracker.owner is None:
+            self._set_sleeping(False)
+            return
+        signals = self._sleep_signals
+        try:
+            sleeping = await self._get(PATH, MANAGER, "PreparingForSleep", "b")
+        except BusworkError as error:
+            log.info("logind does not say whether the machine is awake: %s", error)
+            return
+        if signals == self._sleep_signals:  # else what it signalled since then is newer
+            self._set_sleeping(sleeping)
 
     # -- who sits here -------------------------------------------------------------------------
 
@@ -77,6 +166,7 @@ class Logind:
         try:
             while self._look_again:
                 self._look_again = False
+                await self._check_sleep()
                 self._set_seated(await self._find_seated())
         finally:
             self._looking = None

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from buswork.bus.caller import Call, Callers
+from buswork.bus.caller import Call, Callers, Peer
 from buswork.errors import Gone, UnknownObject
-from buswork.log import CLAIMED, RESET, event
+from buswork.log import CLAIMED, RESET, SparingByUid, event
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Held:
     uid: int
     client: str
     take_away: Callable[[], None]
-    owner_left: Callable[[], None]
+    unwatch: Callable[[], None]
     since_unix_us: int = field(default_factory=lambda: time.time_ns() // 1000)
 
 
@@ -36,6 +36,7 @@ class Holdings:
     def __init__(self, callers: Callers) -> None:
         self._callers = callers
         self._held: dict[str, Held] = {}
+        self._sparing = SparingByUid("claims")
 
     def all(self) -> list[Held]:
         return list(self._held.values())
@@ -56,7 +57,10 @@ class Holdings:
             self._held.pop(path, None)
             take_away()
 
-        held = Held(path, wing, what, call.uid, call.sender, take_away, owner_left)
+        def unwatch() -> None:
+            self._callers.unwatch(call.sender, owner_left)
+
+        held = Held(path, wing, what, call.uid, call.sender, take_away, unwatch)
         await self._callers.watch(call.sender, owner_left)
         if left:  # between the bus's last word and now
             raise Gone(call.sender)
@@ -79,34 +83,45 @@ class Holdings:
                 self._held.pop(made.path, None)
                 made.take_away()
 
+        def unwatch() -> None:
+            self._callers.unwatch(call.sender, owner_left)
+
         await self._callers.watch(call.sender, owner_left)
         if left:  # between the bus's last word and now
             raise Gone(call.sender)
         try:
             path, take_away = make()
         except BaseException:
-            self._callers.unwatch(call.sender, owner_left)
+            unwatch()
             raise
-        made = Held(path, wing, what, call.uid, call.sender, take_away, owner_left)
+        made = Held(path, wing, what, call.uid, call.sender, take_away, unwatch)
         return self._note(made)
+
+    def hold_natively(
+        self, peer: Peer, path: str, wing: str, what: str, take_away: Callable[[], None]
+    ) -> Held:
+        """As `hold`, for a native peer: whoever serves its connection lets go when that ends."""
+        client = f"pid:{peer.pid}"
+        return self._note(Held(path, wing, what, peer.uid, client, take_away, _nobody_watches))
 
     def _note(self, held: Held) -> Held:
         self._held[held.path] = held
-        event(
-            log,
-            CLAIMED,
-            "claimed",
-            path=held.path,
-            thing=held.what,
-            uid=held.uid,
-            client=held.client,
-        )
+        if self._sparing.allows(log, held.uid):
+            event(
+                log,
+                CLAIMED,
+                "claimed",
+                path=held.path,
+                thing=held.what,
+                uid=held.uid,
+                client=held.client,
+            )
         return held
 
     def let_go(self, held: Held) -> None:
         """The owner has given it back."""
         if self._held.pop(held.path, None) is not None:
-            self._callers.unwatch(held.client, held.owner_left)
+            held.unwatch()
 
     def force(self, path: str, call: Call) -> Held:
         """Takes a thing away from its owner, because somebody else asks for it."""
@@ -127,3 +142,7 @@ class Holdings:
             owner=held.client,
         )
         return held
+
+
+def _nobody_watches() -> None:
+    """Nothing is to be undone."""

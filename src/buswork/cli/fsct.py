@@ -351,9 +351,9 @@ async def _display(client: Client, options: argparse.Namespace, out: Output) -> 
         await client.simulator.unplug(options.unplug)
     if not options.watch and (options.plug or options.unplug):
         return Exit.OK
-    changes: asyncio.Queue[str] = asyncio.Queue()
+    changes = _Changes()
     if options.watch:
-        await client.simulator.on_changed(changes.put_nowait)
+        await client.simulator.on_changed(changes.note)
     ports = [options.port] if options.port else await client.simulator.list_displays()
     drawn = {port: await client.simulator.get_display(port) for port in ports}
     if not options.watch:
@@ -362,12 +362,47 @@ async def _display(client: Client, options: argparse.Namespace, out: Output) -> 
     with while_somebody_reads():
         _draw_anew(drawn, drawn, out)
         while True:
-            port = await _until(client, changes.get())
-            if port in drawn:
-                lines = await client.simulator.get_display(port)
-                if lines != drawn[port]:
-                    drawn[port] = lines
-                    _draw_anew({port: lines}, drawn, out)
+            noted = await _until(client, changes.take())
+            lines = {
+                port: await client.simulator.get_display(port) for port in drawn if port in noted
+            }
+            changed = {port: lines[port] for port in lines if lines[port] != drawn[port]}
+            drawn |= changed
+            if changed:
+                _draw_anew(changed, drawn, out)
+
+
+class _Changes:
+    """The displays that changed; a terminal that is slow gets the newest, not all between."""
+
+    def __init__(self) -> None:
+        self._ports: set[str] = set()
+        self._are_there = asyncio.Event()
+
+    def note(self, port: str) -> None:
+        self._ports.add(port)
+        self._are_there.set()
+
+    async def take(self) -> set[str]:
+        """Those since the last time, as soon as somebody reads what is drawn of them."""
+        await self._are_there.wait()
+        await _until_writable(sys.stdout.fileno())
+        ports, self._ports = self._ports, set()
+        self._are_there.clear()
+        return ports
+
+
+async def _until_writable(number: int) -> None:
+    loop = asyncio.get_running_loop()
+    is_writable = asyncio.Event()
+    try:
+        loop.add_writer(number, is_writable.set)
+    except PermissionError:
+        return  # a file, which takes all
+    try:
+        await is_writable.wait()
+    finally:
+        loop.remove_writer(number)
 
 
 def _draw_all(drawn: dict[str, list[str]], out: Output) -> None:

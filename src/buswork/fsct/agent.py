@@ -22,16 +22,14 @@ from pathlib import Path
 from buswork import __version__, systemd
 from buswork.bus.address import bus_address
 from buswork.bus.transport import Connection
-from buswork.client.fsct import (
-    ENDPOINT_VARIABLE,
-    SYSTEM_SOCKET,
-    USER_SOCKET,
-    IpcDriver,
-    WrongVersion,
-)
+from buswork.client.endpoints import SYSTEM_SOCKET, USER_SOCKET
+from buswork.client.fsct import IpcDriver, WrongVersion
 from buswork.errors import BusworkError, TimedOut
-from buswork.fsct.mpris import Playerctld, Players, Shown
+from buswork.fsct.mpris import Players
+from buswork.fsct.mpris_values import Shown
+from buswork.fsct.playerctld import Playerctld
 from buswork.fsct.relay import Relay, make_socket
+from buswork.fsct.wire.protocol import ENDPOINT_VARIABLE
 from buswork.fsct.wire.terms import TRACK_TEXTS
 from buswork.log import LEVELS, Sparing, set_up
 from buswork.native.places import SocketFile
@@ -55,6 +53,23 @@ GOODBYE_SECONDS = 2.0
 # -- players, from the one bus to the other ------------------------------------------------------
 
 
+class Patience:
+    """Pauses after refusals, for each of the things that the driver may refuse."""
+
+    def __init__(self) -> None:
+        self._pause = REFUSED_SECONDS
+
+    def reset(self) -> None:
+        self._pause = REFUSED_SECONDS
+
+    async def wait(self, news: asyncio.Event) -> None:
+        await asyncio.sleep(REFUSED_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pause - REFUSED_SECONDS):
+                await news.wait()
+        self._pause = min(2 * self._pause, LONGEST_REFUSED_SECONDS)
+
+
 class Mirror:
     """One player of the session bus, as a player of the driver."""
 
@@ -65,7 +80,7 @@ class Mirror:
         self._driver = bridge.driver
         self._wanted: Shown | None = None  # it has told nothing yet
         self._news = asyncio.Event()
-        self._pause = REFUSED_SECONDS
+        self._patience = Patience()
         self.task = asyncio.create_task(self._run())
 
     def show(self, shown: Shown) -> None:
@@ -97,27 +112,20 @@ class Mirror:
             except BusworkError as error:
                 if isinstance(error, TimedOut):
                     self._complain(error)
-                    await self._pause_for_news()
+                    await self._patience.wait(self._news)
                 elif sent is None:
                     self._complain(error)
                     if is_new:  # then another one is hardly better
-                        await self._pause_for_news()
+                        await self._patience.wait(self._news)
                     return
                 sent = None  # who knows what of it has arrived
             else:
                 sent = wanted
                 is_new = False
-                self._pause = REFUSED_SECONDS
+                self._patience.reset()
 
     def _complain(self, error: BusworkError) -> None:
         self._bridge.complain("%s can't be shown: %s", self.name, error)
-
-    async def _pause_for_news(self) -> None:
-        await asyncio.sleep(REFUSED_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._pause - REFUSED_SECONDS):
-                await self._news.wait()
-        self._pause = min(2 * self._pause, LONGEST_REFUSED_SECONDS)
 
     async def _register(self) -> None:
         while True:
@@ -129,7 +137,7 @@ class Mirror:
                 continue  # there was no driver for a while
             except BusworkError as error:
                 self._bridge.complain("%s is no player to the driver: %s", self.name, error)
-                await self._pause_for_news()
+                await self._patience.wait(self._news)
 
     async def _unregister(self) -> None:
         while self.handle is not None:
@@ -176,6 +184,7 @@ class Bridge:
         self._choice: str | None = None
         self._told: int | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._chosen_anew = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._mirrors)
@@ -214,6 +223,7 @@ class Bridge:
 
     def choose_again(self) -> None:
         """Tells the driver, if the choice, or its handle, is another one than it was told."""
+        self._chosen_anew.set()
         is_telling = self._telling is not None and not self._telling.done()
         if not is_telling and self._chosen() != self._told:
             self._telling = asyncio.create_task(self._tell_choice())
@@ -223,7 +233,9 @@ class Bridge:
         return mirror.handle if mirror is not None else None
 
     async def _tell_choice(self) -> None:
+        patience = Patience()
         while (chosen := self._chosen()) != self._told:
+            self._chosen_anew.clear()
             before, self._told = self._told, chosen
             is_there = any(mirror.handle == before for mirror in self._mirrors.values())
             if chosen is None and not is_there:
@@ -233,7 +245,9 @@ class Bridge:
             except TimedOut:
                 self._told = before
             except BusworkError as error:
+                self._told = before
                 self.complain("%s can't be preferred: %s", self._choice, error)
+                await patience.wait(self._chosen_anew)
 
 
 # -- the process ---------------------------------------------------------------------------------

@@ -8,25 +8,32 @@ Rules
   that was valid before the change; a new track begins at 0.
 * Right after a change of track, or a jump, some players answer the old position: they are asked
   once more a little later.
-* What players say is of any type and size; what makes no sense is taken for missing.
+* Of a player that announces without end only some signals are read, and then all that it has.
 """
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
-from buswork.bus.caller import NameTracker
-from buswork.bus.codec import CodecError
-from buswork.bus.library import Variant
 from buswork.bus.message import Flag, Frame
 from buswork.bus.transport import BUS, Connection
 from buswork.bus.writer import close_all
 from buswork.errors import BusworkError
-from buswork.fsct.wire.terms import MAX_RATE, PlayerState, Status, Texts, Timeline
+from buswork.fsct.mpris_values import (
+    Position,
+    Shown,
+    Track,
+    bare,
+    read_microseconds,
+    read_rate,
+    read_status,
+    read_track,
+    values_of,
+)
+from buswork.fsct.wire.terms import Status
 from buswork.log import Sparing
 
 log = logging.getLogger(__name__)
@@ -36,15 +43,15 @@ PATH = "/org/mpris/MediaPlayer2"
 PLAYER = "org.mpris.MediaPlayer2.Player"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 PLAYERCTLD = PREFIX + "playerctld"
-PLAYERCTLD_INTERFACE = "com.github.altdesktop.playerctld"
 
 # A session has a handful of players; a browser may have one for each of its windows.
 MAX_PLAYERS = 128
-# No display has room for so much. The driver keeps as many bytes of a text.
-MAX_TEXT_CHARACTERS = 4096
-# Of a list of artists or genres.
-MAX_NAMES = 64
-MAX_MICROSECONDS = 2**63 - 1
+# A change of track is announced in a handful of signals, and a hand on a slider makes some dozen
+# a second. What comes in such a time beyond so many is not read: when it is over, the player is
+# asked for what is newest. So a player that never stops costs next to nothing, and is shown late
+# by no more than that.
+FLOOD_SECONDS = 0.25
+MAX_SIGNALS = 16
 
 # A player answers within a millisecond; nobody should see a stale position for longer than this.
 POSITION_SECONDS = 0.5
@@ -57,118 +64,7 @@ SECOND_LOOK_SECONDS = 0.5
 # What the second look has to differ by to be told: less, and nobody sees it.
 SAME_MICROSECONDS = 100_000
 
-_STATUSES = {"Playing": Status.PLAYING, "Paused": Status.PAUSED, "Stopped": Status.STOPPED}
 _WATCHED = ("PlaybackStatus", "Rate", "Metadata")
-
-NO_TEXTS = Texts()
-
-
-# -- what a player says, made sense of -----------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in the track, at a time of the monotonic clock, and how it goes on from there."""
-
-    us: int
-    at_ns: int
-    rate: float
-
-    def us_at(self, now_ns: int, length_us: int | None) -> int:
-        moved = self.us + (now_ns - self.at_ns) / 1000 * self.rate
-        return int(min(max(moved, 0), MAX_MICROSECONDS if length_us is None else length_us))
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """The Metadata of a player, as far as displays have a place for it."""
-
-    texts: Texts = NO_TEXTS
-    length_us: int | None = None
-    track_id: str | None = None
-
-    def is_same(self, other: "Track") -> bool:
-        """Whether these are two descriptions of one track."""
-        if self.track_id is not None or other.track_id is not None:
-            return self.track_id == other.track_id
-        return (self.texts.title, self.length_us) == (other.texts.title, other.length_us)
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What of a player goes to the driver."""
-
-    status: Status = Status.UNKNOWN
-    position: Position | None = None  # with a length only
-    length_us: int = 0
-    texts: Texts = NO_TEXTS
-
-    def state(self) -> PlayerState:
-        return PlayerState(self.status, self.timeline(), self.texts)
-
-    def timeline(self) -> Timeline | None:
-        """The position in the terms of the driver, whose clock is the wall's."""
-        if self.position is None:
-            return None
-        age_ns = time.monotonic_ns() - self.position.at_ns
-        at_ms = (time.time_ns() - age_ns) // 1_000_000
-        return Timeline(self.position.us // 1000, at_ms, self.length_us // 1000, self.position.rate)
-
-
-def read_status(value: object) -> Status:
-    value = _bare(value)
-    return _STATUSES.get(value, Status.UNKNOWN) if isinstance(value, str) else Status.UNKNOWN
-
-
-def read_rate(value: object) -> float:
-    """1.0 where there is none of sense; 0.0 is forbidden, but said by some that stand still."""
-    value = _bare(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return 1.0
-    return float(value) if -MAX_RATE <= value <= MAX_RATE else 1.0  # NaN isn't, either
-
-
-def read_microseconds(value: object) -> int | None:
-    """Of any numeric type: players disagree about it."""
-    value = _bare(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if not math.isfinite(value):
-        return None
-    return max(0, min(int(value), MAX_MICROSECONDS))
-
-
-def read_text(value: object) -> str | None:
-    """A text, or a list of them joined; what is said to be the one is often the other."""
-    value = _bare(value)
-    if isinstance(value, list | tuple):
-        parts = [_bare(part) for part in value[:MAX_NAMES]]
-        names = [part[:MAX_TEXT_CHARACTERS] for part in parts if isinstance(part, str) and part]
-        value = ", ".join(names)
-    if not isinstance(value, str):
-        return None
-    return value[:MAX_TEXT_CHARACTERS] or None
-
-
-def read_track(value: object) -> Track:
-    value = _bare(value)
-    if not isinstance(value, Mapping):
-        return Track()
-    texts = Texts(
-        title=read_text(value.get("xesam:title")),
-        artist=read_text(value.get("xesam:artist")) or read_text(value.get("xesam:albumArtist")),
-        album=read_text(value.get("xesam:album")),
-        genre=read_text(value.get("xesam:genre")),
-    )
-    length_us = read_microseconds(value.get("mpris:length")) or None
-    track_id = _bare(value.get("mpris:trackid"))
-    return Track(texts, length_us, track_id if isinstance(track_id, str) and track_id else None)
-
-
-def _bare(value: object) -> Any:
-    while isinstance(value, Variant):
-        value = value.value
-    return value
 
 
 # -- one player ----------------------------------------------------------------------------------
@@ -195,13 +91,31 @@ class Watch:
         self._work = asyncio.Event()
         self._work.set()
         self._timer: asyncio.TimerHandle | None = None
+        self._heard = 0  # signals, since the first of them that is less than a moment ago
+        self._moment: asyncio.TimerHandle | None = None
         self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
         self._task.cancel()
         self._set_timer(None)
+        if self._moment is not None:
+            self._moment.cancel()
 
     # -- what it announces ---------------------------------------------------------------------
+
+    def hears(self) -> bool:
+        """Whether one more of its signals is to be read."""
+        if not self._heard:
+            self._moment = self._loop.call_later(FLOOD_SECONDS, self._catch_up)
+        self._heard += 1
+        return self._heard <= MAX_SIGNALS
+
+    def _catch_up(self) -> None:
+        if self._heard > MAX_SIGNALS:
+            self._unread = True
+            self._look()
+            self._look_again_later()
+        self._heard = 0
 
     def properties_changed(self, changed: Mapping[str, Any], invalidated: Iterable[str]) -> None:
         if any(name in _WATCHED for name in invalidated):
@@ -349,18 +263,11 @@ class Watch:
             flags=Flag.NO_AUTO_START,
             timeout=seconds,
         )
-        values = _values(frame)
+        values = values_of(frame)
         close_all(frame.fds)
         if values is None or not len(values):
             raise BusworkError(f"its answer to {member} can't be read")
-        return _bare(values[0])
-
-
-def _values(frame: Frame) -> Any:
-    try:
-        return frame.values()
-    except (CodecError, BusworkError):
-        return None
+        return bare(values[0])
 
 
 # -- all players ---------------------------------------------------------------------------------
@@ -452,7 +359,7 @@ class Players:
     def _owner_changed(self, frame: Frame) -> None:
         if frame.header.signature != "sss":
             return
-        name, _, owner = _values(frame) or ("", "", "")
+        name, _, owner = values_of(frame) or ("", "", "")
         if _is_player(name):
             if self._told is not None:
                 self._told.add(name)
@@ -503,88 +410,25 @@ class Players:
     # -- their signals -------------------------------------------------------------------------
 
     def _properties_changed(self, frame: Frame) -> None:
-        watches = self._by_owner.get(frame.header.sender or "")
+        watches = self._hearing(frame)
         if not watches or frame.header.signature != "sa{sv}as":
             return
-        values = _values(frame)
+        values = values_of(frame)
         if values is not None and values[0] == PLAYER:
             for watch in watches:
                 watch.properties_changed(values[1], values[2])
 
     def _seeked(self, frame: Frame) -> None:
-        for watch in self._by_owner.get(frame.header.sender or "", ()):
-            watch.seeked(next(iter(_values(frame) or ()), None))
+        watches = self._hearing(frame)
+        if watches:
+            position = next(iter(values_of(frame) or ()), None)
+            for watch in watches:
+                watch.seeked(position)
+
+    def _hearing(self, frame: Frame) -> list[Watch]:
+        of_sender = self._by_owner.get(frame.header.sender or "", ())
+        return [watch for watch in of_sender if watch.hears()]
 
 
 def _is_player(name: str) -> bool:
     return name.startswith(PREFIX) and name != PLAYERCTLD
-
-
-# -- playerctld's choice -------------------------------------------------------------------------
-
-
-class Playerctld:
-    """The player that playerctld would control: the one last touched, not one that plays."""
-
-    def __init__(self, connection: Connection, choose: Callable[[str | None], None]) -> None:
-        self._connection = connection
-        self._choose = choose
-        self._tracker = NameTracker(connection, PLAYERCTLD)
-        self._reading: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        self._tracker.on_change(self._read)
-        await self._tracker.listen(PROPERTIES, "PropertiesChanged", self._changed)
-        await self._tracker.start()
-
-    def stop(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-
-    def _changed(self, frame: Frame) -> None:
-        if frame.header.signature != "sa{sv}as":
-            return
-        values = _values(frame)
-        if values is None or values[0] != PLAYERCTLD_INTERFACE:
-            return
-        _, changed, invalidated = values
-        if "PlayerNames" in changed:
-            self.stop()  # this is newer than what is being read
-            self._take(changed["PlayerNames"])
-        elif "PlayerNames" in invalidated:
-            self._read()
-
-    def _read(self) -> None:
-        self.stop()
-        if self._tracker.owner is None:
-            self._choose(None)
-        else:
-            self._reading = asyncio.create_task(self._read_names(self._tracker.owner))
-
-    async def _read_names(self, owner: str) -> None:
-        try:
-            frame = await self._connection.call(
-                owner,
-                PATH,
-                PROPERTIES,
-                "Get",
-                "ss",
-                (PLAYERCTLD_INTERFACE, "PlayerNames"),
-                flags=Flag.NO_AUTO_START,
-                timeout=PROPERTIES_SECONDS,
-            )
-        except BusworkError as error:
-            log.info("playerctld does not tell its players: %s", error)
-            return
-        self._take(next(iter(_values(frame) or ()), None))
-        close_all(frame.fds)
-
-    def _take(self, names: object) -> None:
-        names = _bare(names)
-        if not isinstance(names, list):
-            return
-        head = _bare(names[0]) if names else None
-        if not isinstance(head, str):
-            self._choose(None)
-        else:
-            self._choose(head if head.startswith(PREFIX) else PREFIX + head)

@@ -20,7 +20,13 @@ import sys
 from array import array
 from collections.abc import Sequence
 
-from buswork.fsct.wire.descriptors import MAX_BOS_BYTES, PROTOCOL, BadDescriptor, parse_bos
+from buswork.fsct.wire.descriptors import (
+    MAX_BOS_BYTES,
+    PROTOCOL,
+    VENDOR_CLASS,
+    BadDescriptor,
+    parse_bos,
+)
 from buswork.fsct.wire.requests import read_bos
 
 # For all of it; udev itself would wait for three minutes.
@@ -30,7 +36,7 @@ TIMEOUT_MS = 1000
 # Of all configurations; a DAC with many formats has a few KiB.
 MAX_DESCRIPTOR_BYTES = 64 * 1024
 
-_INTERFACE, _INTERFACE_BYTES, _VENDOR_CLASS = 0x04, 9, 0xFF
+_INTERFACE, _INTERFACE_BYTES = 0x04, 9
 _NODE = re.compile(r"/dev/bus/usb/[0-9]{3}/[0-9]{3}")
 _SYSFS = re.compile(r"/sys/devices/[^\0]+")
 # struct usbdevfs_ctrltransfer: the setup, a timeout in ms, and where the data is.
@@ -45,7 +51,7 @@ def look(syspath: str) -> None:
     at = 0
     while at + _INTERFACE_BYTES <= len(descriptors):
         length, kind, *_, interface_class, _, protocol, _ = descriptors[at : at + _INTERFACE_BYTES]
-        if (kind, interface_class, protocol) == (_INTERFACE, _VENDOR_CLASS, PROTOCOL):
+        if (kind, interface_class, protocol) == (_INTERFACE, VENDOR_CLASS, PROTOCOL):
             return
         if length < 2:
             break

@@ -10,20 +10,19 @@ import logging
 import os
 import socket
 import stat
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from buswork.errors import BusworkError
-from buswork.fsct.wire import jsonrpc, methods, msgpackrpc
+from buswork.fsct.wire import jsonrpc, methods, msgpackrpc, protocol
 from buswork.fsct.wire.methods import UnknownMethod
-from buswork.fsct.wire.protocol import Broken, protocol_of
-from buswork.fsct.wire.protocol import Protocol as Speech
+from buswork.fsct.wire.protocol import Broken
 from buswork.fsct.wire.terms import BadValue
 from buswork.log import Sparing
 from buswork.native.accept import Acceptor
+from buswork.native.credentials import peer_of
 from buswork.native.places import PlaceTaken, SocketFile
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,6 @@ UNREAD_SECONDS = 30.0
 DRAIN_SECONDS = 2.0
 
 ONLY_MESSAGEPACK = "this socket speaks MessagePack-RPC; the driver's own, /run/fsct/fsct.sock, both"
-
-_CREDENTIALS = struct.Struct("3i")
 
 
 class Driver(Protocol):
@@ -95,7 +92,7 @@ class Relay:
     def _accept(self, accepted: socket.SocketType) -> None:
         sock = socket.socket(fileno=accepted.detach())
         sock.setblocking(False)
-        uid = _uid(sock)
+        uid = peer_of(sock).uid
         if uid not in (0, os.geteuid()):
             self._send_away(sock, f"uid {uid} is not the user of this agent")
         elif len(self._tasks) >= MAX_CONNECTIONS:
@@ -143,7 +140,7 @@ class Relay:
             while data := await reader.read(CHUNK_BYTES):
                 if decoder is None:
                     decoder = msgpackrpc.Decoder()
-                    if protocol_of(data[0]) is Speech.JSON_RPC:
+                    if protocol.protocol_of(data[0]) is protocol.Protocol.JSON_RPC:
                         code = jsonrpc.INVALID_REQUEST
                         raise Broken(
                             "a client speaks JSON",
@@ -199,9 +196,3 @@ async def _answer(driver: Driver, message: msgpackrpc.Message) -> bytes:
         log.exception("%s failed", message.method)
         return msgpackrpc.encode_error(message.msgid, "the agent failed; its log says how")
     return msgpackrpc.encode_response(message.msgid, methods.encode_result(result))
-
-
-def _uid(sock: socket.socket) -> int:
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(raw)
-    return int(uid)

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buswork.authority import Lease, Quotas
+from buswork.bus.caller import Peer
+from buswork.bus.ownership import Held, Holdings
 from buswork.errors import LimitsExceeded
-from buswork.fsct.face import DriverFace, Faces
+from buswork.fsct.face import MAX_SHOWN_CHARACTERS, DriverFace, Faces, player_path
 from buswork.fsct.model.driver import Change, Driver, Limits, PlayerRemoved, PreferredChanged
 from buswork.fsct.model.players import Player
 from buswork.fsct.native.remembered import Preferred, Remembered
 from buswork.fsct.native.rpc import RpcServer
 from buswork.fsct.native.sessions import MakeWorker, Sessions
+from buswork.fsct.wire.protocol import ENDPOINT_VARIABLE
 from buswork.host import Host, Kind
-from buswork.native.places import PlaceTaken, SocketFile
+from buswork.native.places import SocketFile, make_sockets
 from buswork.usb.discovery import Discovery, NoHotplug, UdevDiscovery
 from buswork.usb.worker import Worker
 
@@ -31,9 +34,8 @@ log = logging.getLogger(__name__)
 # The socket's name, as unit and as file.
 SOCKET = "fsct"
 SOCKET_NAME = "fsct.sock"
-# As systemd/buswork-fsct.socket has it, and what says otherwise.
+# As systemd/buswork-fsct.socket has it.
 RUN_DIRECTORY = Path("/run/fsct")
-ENDPOINT_VARIABLE = "FSCT_IPC_ENDPOINT"
 SIMULATOR_PATH = "/org/buswork/simulator"
 # Each registration is told to everybody on the bus. So many of a uid at once, as many as it may
 # have objects, and then so many a second: a desktop has a handful, which begin with it.
@@ -78,6 +80,35 @@ class Registrar:
             self._leases.pop(change.player.id).release()
 
 
+class NativePlayers:
+    """Players of native peers: it can be seen who holds them, and they can be taken away."""
+
+    def __init__(self, driver: Driver, registrar: Registrar, holdings: Holdings) -> None:
+        self._driver = driver
+        self._registrar = registrar
+        self._holdings = holdings
+        self._held: dict[int, Held] = {}
+        driver.on_change.append(self._changed)
+
+    def register(self, self_id: str, peer: Peer, owner: Hashable) -> Player:
+        player = self._registrar.register(self_id, peer.uid, owner)
+        what = f"player {self_id[:MAX_SHOWN_CHARACTERS]!r}"
+
+        def take_away() -> None:
+            self._driver.unregister(player.id)
+
+        self._held[player.id] = self._holdings.hold_natively(
+            peer, player_path(player), "fsct", what, take_away
+        )
+        return player
+
+    def _changed(self, change: Change) -> None:
+        if isinstance(change, PlayerRemoved):
+            held = self._held.pop(change.player.id, None)
+            if held is not None:
+                self._holdings.let_go(held)
+
+
 class FsctWing:
     """The wing as the daemon sees it."""
 
@@ -114,7 +145,8 @@ class FsctWing:
         self.faces = Faces(host.edge, self.driver, face)
         started.callback(self.faces.close)
         self.sessions = self._make_sessions(started)
-        self.rpc = RpcServer(self.driver, host.authority, registrar.register)
+        native = NativePlayers(self.driver, registrar, host.holdings)
+        self.rpc = RpcServer(self.driver, host.authority, native.register, commons=host.commons)
         started.push_async_callback(self._stop_serving)
         self._follow_seats(started)
         await self._start_sessions(started)
@@ -134,6 +166,8 @@ class FsctWing:
         return Sessions(self.driver, discovery, make_worker, unmarked=self.usb_unmarked)
 
     async def _start_sessions(self, started: AsyncExitStack) -> None:
+        # Displays are to be dark before the machine sleeps, so it waits for them.
+        self.sessions.on_lit = self.host.logind.delay_sleep
         self.host.logind.on_sleep.append(self.sessions.sleep)
         started.callback(self.host.logind.on_sleep.remove, self.sessions.sleep)
         try:
@@ -157,12 +191,9 @@ class FsctWing:
         return simulator.discovery(), simulator.worker
 
     def _open_sockets(self) -> None:
-        self._files = []
+        self._files: list[SocketFile] = []
         for path in self._socket_paths():
-            try:
-                self._files.append(SocketFile(path))
-            except (PlaceTaken, OSError) as error:
-                log.error("players can't reach the driver at %s: %s", path, error)
+            self._files += make_sockets(path.parent, [path.name])
         passed = self.host.sockets(SOCKET)
         for listener in (*passed, *(made.listener for made in self._files)):
             self.rpc.open(listener)

@@ -10,13 +10,13 @@ import errno
 import os
 import select
 import socket
-import struct
 from collections import OrderedDict
 from collections.abc import Callable
 
 from buswork.authority import Lease
 from buswork.bus.caller import Peer
 from buswork.errors import AccessDenied, LimitsExceeded
+from buswork.native.credentials import CREDENTIALS
 
 # Processes that are remembered while none of their connections is open: a descriptor each. Those
 # for which something is counted until they end come on top, as many as their quotas allow.
@@ -25,8 +25,7 @@ MAX_PEERS = 256
 # Linux 6.5: the process that connected, even if its pid has been used again since.
 SO_PEERPIDFD = 77
 
-_CREDENTIALS = struct.Struct("3i")
-_CREDENTIALS_BYTES = _CREDENTIALS.size
+_CREDENTIALS_BYTES = CREDENTIALS.size
 _SOCKET = int(socket.SOL_SOCKET)
 _PEERCRED = int(socket.SO_PEERCRED)
 
@@ -73,7 +72,7 @@ class Peers:
         return self._learn(sock, credentials)
 
     def _learn(self, sock: socket.SocketType, credentials: bytes) -> Known:
-        pid, uid, _ = _CREDENTIALS.unpack(credentials)
+        pid, uid, _ = CREDENTIALS.unpack(credentials)
         known = Known(Peer(uid, pid, _open_pidfd(sock, pid)), credentials)
         if known.ended(0):
             os.close(known.peer.pidfd)

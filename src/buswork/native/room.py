@@ -1,15 +1,18 @@
 """Room for native clients that wait: for their request, for polkit, for their turn, or to read.
 
-Each uid has a quota (buswork.authority); these are the bounds over all uids together.
+Each uid has a quota (buswork.authority); there are bounds over all uids together too.
 """
 
 import resource
+import sys
 from typing import Generic, Protocol, TypeVar
 
+from buswork.authority import Lease, Quotas
 from buswork.errors import LimitsExceeded
 
-# Each connection may hold a second descriptor, for its process: so half of all at the most.
-PART = 4
+# Each connection may hold a second descriptor, for its process, and there are crowds of the store
+# and of the driver: so half of all at the most.
+PART = 8
 # What requests and replies that wait may take: four uids with two of the largest each.
 MOST_BYTES = 64 * 1024 * 1024
 
@@ -92,3 +95,56 @@ class Buffers:
         self._used[uid] -= amount
         if not self._used[uid]:
             del self._used[uid]
+
+
+class Charges:
+    """What a connection has waiting in memory, charged to its uid in steps, each twice the last."""
+
+    __slots__ = ("_buffers", "_free", "_leases", "_paid", "_quotas", "_uid")
+
+    def __init__(self, quotas: Quotas, buffers: Buffers, uid: int, free: int) -> None:
+        """free: the lease for the connection pays for so much."""
+        self._quotas = quotas
+        self._buffers = buffers
+        self._uid = uid
+        self._free = self._paid = free
+        self._leases: list[Lease] = []
+
+    def cover(self, size: int) -> None:
+        """LimitsExceeded: its uid, or all together, have too much already."""
+        if size <= self._paid:
+            return
+        amount = max(size, self._paid)
+        lease = self._quotas.take(self._uid, "waiting_bytes", amount)
+        try:
+            self._buffers.take(self._uid, amount)
+        except LimitsExceeded:
+            lease.release()
+            raise
+        self._leases.append(lease)
+        self._paid += amount
+
+    def release(self) -> None:
+        if self._leases:
+            for lease in self._leases:
+                lease.release()
+            self._leases.clear()
+            self._buffers.give_back(self._uid, self._paid - self._free)
+            self._paid = self._free
+
+    def adjust(self, size: int) -> None:
+        """As `cover`; and gives all back as soon as what is there is paid for without."""
+        if size > self._free:
+            self.cover(size)
+        else:
+            self.release()
+
+
+def size_of(value: object) -> int:
+    """What a request takes in memory once it has been read: more than the bytes that came."""
+    size = sys.getsizeof(value)
+    if isinstance(value, (list, tuple)):
+        size += sum(map(size_of, value))
+    elif isinstance(value, dict):
+        size += sum(map(size_of, value)) + sum(map(size_of, value.values()))
+    return size

@@ -1,4 +1,4 @@
-"""Native clients' shares of the loop's time.
+"""Native clients' shares of the loop's time: a uid has one for the sockets of all wings.
 
 What is cheap is done as it comes. What takes longer is charged to its uid, and a uid that has
 had its share, like whatever is known to be long beforehand, waits in a line: of each uid in turn,
@@ -9,6 +9,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 # The same share as D-Bus callers have (bus/dispatch.py): so much of each window.
 SHARE_WINDOW = 0.05
@@ -22,13 +24,13 @@ TURN_SECONDS = 0.001
 REST = 1.5
 
 Work = Callable[[], None]
+T = TypeVar("T")
 
 
 class Shares:
     """Who has had too much of the loop lately, and the line in which they wait."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._spent: dict[int, float] = {}
         self._window_end = 0.0
         self._lines: dict[int, deque[Work]] = {}
@@ -54,12 +56,19 @@ class Shares:
         """Does it when it is its turn."""
         self._lines.setdefault(uid, deque()).append(work)
         if self._planned is None:
-            self._planned = self._loop.call_soon(self._go_on)
+            self._planned = asyncio.get_running_loop().call_soon(self._go_on)
 
-    def close(self) -> None:
-        if self._planned is not None:
-            self._planned.cancel()
-        self._lines.clear()
+    async def turn(self, uid: int, work: Callable[[], T]) -> T:
+        """Does it at once and charges it, or when it is its turn; not if nobody waits any more."""
+        if not self.is_over(uid):
+            begin = time.monotonic()
+            try:
+                return work()
+            finally:
+                self.charge(uid, time.monotonic() - begin)
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.later(uid, partial(_fulfil, done, work))
+        return await done
 
     def _go_on(self) -> None:
         self._planned = None
@@ -86,6 +95,20 @@ class Shares:
     def _rest(self, taken: float) -> None:
         # Also when nobody waits: who comes next must not find the line rested.
         if taken > TURN_SECONDS / 2:
-            self._planned = self._loop.call_later(taken * REST, self._go_on)
+            loop = asyncio.get_running_loop()
+            self._planned = loop.call_later(taken * REST, self._go_on)
         elif self._lines:
-            self._planned = self._loop.call_soon(self._go_on)
+            self._planned = asyncio.get_running_loop().call_soon(self._go_on)
+
+
+def _fulfil(done: "asyncio.Future[T]", work: Callable[[], T]) -> None:
+    if done.done():
+        return
+    try:
+        result = work()
+    except Exception as error:
+        if not done.done():
+            done.set_exception(error)
+    else:
+        if not done.done():  # else the work itself has ended who waits for it
+            done.set_result(result)

@@ -58,10 +58,11 @@ class StoreWing:
         self._plan_expiry()
 
     def _open_doors(self) -> None:
-        self.doors = Doors(self.store, self.host.authority, memory=self.memory)
-        places = self.host.places(RUN_DIRECTORY, also_tmp=True)
+        host = self.host
+        self.doors = Doors(self.store, host.authority, memory=self.memory, commons=host.commons)
+        places = host.places(RUN_DIRECTORY, also_tmp=True)
         self._files = [made for place in places for made in make_sockets(place, NAMES)]
-        passed = self.host.sockets("store")
+        passed = host.sockets("store")
         for listener in (*passed, *(made.listener for made in self._files)):
             try:
                 self.doors.open(listener)

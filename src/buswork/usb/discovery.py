@@ -4,15 +4,15 @@ Rules
 * Events are udev's, not the kernel's: when one arrives, our rules have marked the device and its
   node has its group.
 * We listen before we look, so nothing is missed in between; what is then seen twice counts once.
-* The loop reads events only. A device's own words are read from sysfs by a thread, because the
-  kernel lets a reader wait while it is busy with the device.
+* The loop reads events only. A device's own words are read from sysfs by a thread that ends with
+  it, because the kernel lets a reader wait while it is busy with the device, perhaps for ever.
+* A port has one reader at a time; what udev says meanwhile is read after it, the newest alone.
 """
 
 import asyncio
 import errno
 import logging
 import os
-import queue
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 SUBSYSTEM, DEVICE_TYPE = "usb", "usb_device"
 # Events read in one go; there may be more of them, and others wait for the loop.
 TURN_EVENTS = 64
+# Devices that are read at once. As many may keep their readers before the others have to wait.
+MAX_READERS = 8
+# When to try again after the system did not allow one more thread.
+NO_THREAD_SECONDS = 1.0
 # Any attribute but the descriptors is one page at most; what we keep of it is less.
 ATTRIBUTE_BYTES = 4096
 
@@ -82,7 +86,8 @@ class UdevDiscovery:
         self._monitor: pyudev.Monitor | None = None
         self._seen: dict[str, _Seen] = {}  # by port: the newest word of a device
         self._told: dict[str, UsbDevice] = {}  # by port: what on_add was called with
-        self._unread: queue.SimpleQueue[_Seen | None] = queue.SimpleQueue()
+        self._unread: dict[str, _Seen] = {}  # by port: the newest word, to be followed by facts
+        self._reading: set[str] = set()  # the ports of the readers
 
     async def start(self, on_add: OnAdd, on_remove: OnRemove) -> None:
         self._on_add, self._on_remove = on_add, on_remove
@@ -97,7 +102,6 @@ class UdevDiscovery:
             raise NoHotplug(f"no word of USB devices from udev: {error}") from error
         self._monitor = monitor
         self._fd: int = monitor.fileno()
-        threading.Thread(target=self._read_facts, name="usb-facts", daemon=True).start()
         self._loop.add_reader(self._fd, self._read_events)
         self._look()
 
@@ -105,8 +109,8 @@ class UdevDiscovery:
         if self._monitor is not None:
             self._loop.remove_reader(self._fd)
             self._monitor = None
-            self._unread.put(None)
         self._seen.clear()
+        self._unread.clear()
         self._told.clear()
 
     # Events
@@ -158,26 +162,49 @@ class UdevDiscovery:
         if not ignored:
             # Even if it is known: only now it may have a configuration, or our mark.
             self._seen[seen.port] = seen
-            self._unread.put(seen)
+            self._unread[seen.port] = seen
+            self._start_readers()
 
     def _gone(self, port: str) -> None:
         self._seen.pop(port, None)
+        self._unread.pop(port, None)
         if self._told.pop(port, None) is not None:
             self._on_remove(port)
 
     # Facts
 
-    def _read_facts(self) -> None:
-        """The thread: reads what the device says of itself, one device after the other."""
-        while (seen := self._unread.get()) is not None:
-            device = None
+    def _start_readers(self) -> None:
+        for port in [port for port in self._unread if port not in self._reading]:
+            if len(self._reading) >= MAX_READERS:
+                return
+            reader = threading.Thread(
+                target=self._read_facts, args=(self._unread[port],), name=f"usb {port}", daemon=True
+            )
             try:
-                device = _facts(seen)
-            except (OSError, ValueError) as error:
-                log.debug("device at port %s left before it was known: %s", seen.port, error)
-            if device is not None:
-                with suppress(RuntimeError):  # the loop is closed
-                    self._loop.call_soon_threadsafe(self._known, seen, device)
+                reader.start()
+            except RuntimeError as error:
+                log.warning("can't look at the device at port %s now: %s", port, error)
+                self._loop.call_later(NO_THREAD_SECONDS, self._start_readers)
+                return
+            self._reading.add(port)
+            del self._unread[port]
+
+    def _read_facts(self, seen: _Seen) -> None:
+        """The thread: reads what the device says of itself."""
+        device = None
+        try:
+            device = _facts(seen)
+        except (OSError, ValueError) as error:
+            log.debug("device at port %s left before it was known: %s", seen.port, error)
+        finally:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._has_read, seen, device)
+
+    def _has_read(self, seen: _Seen, device: UsbDevice | None) -> None:
+        self._reading.remove(seen.port)
+        self._start_readers()
+        if device is not None:
+            self._known(seen, device)
 
     def _known(self, seen: _Seen, device: UsbDevice) -> None:
         if self._seen.get(seen.port) is not seen or self._told.get(seen.port) == device:

@@ -11,33 +11,42 @@ Rules
 """
 
 import asyncio
-import errno
 import logging
-import math
 import threading
 import time
 from array import array
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, TypeVar
 
-import usb.backend.libusb1
 from usb.backend import IBackend
 from usb.core import USBError
 
-from buswork.errors import BusworkError, Busy
-from buswork.usb.devices import UsbDevice, port_name
+from buswork.errors import Busy
+from buswork.usb.devices import UsbDevice
+from buswork.usb.link import (
+    GONE,
+    IN,
+    IO,
+    TIMED_OUT,
+    Link,
+    Transfers,
+    UsbError,
+    all_sent,
+    milliseconds,
+    usb_error,
+)
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # What may wait for a device. A wing asks for the next step when it has the answer to the last one;
 # this many are in line only if a caller does not wait.
 MAX_QUEUED = 64
 # A transfer's time, unless the protocol has a number of its own.
 TIMEOUT = 1.0
-# The longest; while it lasts, nobody else has the device.
-MAX_TIMEOUT = 5.0
 # How long a request may wait for its turn.
 WAIT_SECONDS = 5.0
 # Opening waits while the kernel is busy with the device; that is over soon, or never.
@@ -46,146 +55,8 @@ OPEN_SECONDS = 3.0
 SLACK_SECONDS = 1.0
 # The daemon has 15 seconds to stop.
 CLOSE_SECONDS = 3.0
-# The kernel's own limit for control transfers, and one of ours for the others.
+# The kernel's own limit.
 MAX_CONTROL_BYTES = 4096
-MAX_BULK_BYTES = 64 * 1024
-
-GONE: Final = "gone"  # unplugged, closed, or it no longer reacts at all
-STALL: Final = "stall"  # the device refused the request
-TIMED_OUT: Final = "timeout"
-BUSY: Final = "busy"  # another program or a kernel driver has it
-DENIED: Final = "denied"  # we may not open it
-IO: Final = "io"  # anything else
-
-_KINDS = {
-    errno.ENODEV: GONE,
-    errno.ESHUTDOWN: GONE,
-    errno.EPIPE: STALL,
-    errno.ETIMEDOUT: TIMED_OUT,
-    errno.EBUSY: BUSY,
-    errno.EACCES: DENIED,
-    errno.EPERM: DENIED,
-}
-# libusb's own numbers, for a backend that has no errno to an error.
-_CODES = {-3: DENIED, -4: GONE, -6: BUSY, -7: TIMED_OUT, -9: STALL}
-_SENTENCES = {
-    GONE: "the device is gone",
-    STALL: "the device refused the request",
-    TIMED_OUT: "the device did not answer in time",
-    BUSY: "another program or a driver uses the device",
-    DENIED: "the device may not be opened",
-    IO: "the transfer failed",
-}
-
-_IN = 0x80
-_INTERRUPT = 3
-_LIBRARY = "libusb-1.0.so.0"
-_loading = threading.Lock()
-
-
-class UsbError(BusworkError):
-    """A device did not do what was asked; `kind` says how."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text, f"org.buswork.Error.Usb.{kind.capitalize()}")
-        self.kind = kind
-
-
-def libusb() -> IBackend:
-    """The real thing; one for the process."""
-    with _loading:
-        backend = usb.backend.libusb1.get_backend(find_library=lambda name: _LIBRARY)
-        if backend is None:
-            raise UsbError(IO, f"{_LIBRARY} can't be used, so no USB device can")
-        # Its last act would be libusb_exit(), under the feet of a thread that was left behind.
-        backend._finalizer.atexit = False
-    return backend
-
-
-class _Link:
-    """The device itself. Only the worker's thread comes here."""
-
-    def __init__(self, device: UsbDevice, backend: IBackend | None) -> None:
-        self._facts = device
-        self._backend: Any = backend
-        self._device: Any = None
-        self._handle: Any = None
-        self._claimed: list[int] = []
-        self._endpoints: dict[int, tuple[int, int]] = {}  # address: interface, kind
-
-    def open(self) -> None:
-        if self._backend is None:
-            self._backend = libusb()
-        self._device = self._find()
-        self._handle = self._backend.open_device(self._device)
-
-    def _find(self) -> Any:
-        """The device, by its address; but only if it still is the one that we know."""
-        facts = self._facts
-        for device in self._backend.enumerate_devices():
-            found = self._backend.get_device_descriptor(device)
-            if (found.bus, found.address) != facts.place:
-                continue
-            path = found.port_numbers
-            known = path is None or port_name(found.bus, tuple(path)) == facts.port
-            if known and (found.idVendor, found.idProduct) == (facts.vendor, facts.product):
-                return device
-            break
-        raise UsbError(GONE, f"{facts} is no longer there")
-
-    def claim(self, interface: int) -> None:
-        self._backend.claim_interface(self._handle, interface)
-        self._claimed.append(interface)
-
-    def control(
-        self, kind: int, request: int, value: int, index: int, data: "array[int]", time_ms: int
-    ) -> int:
-        backend, handle = self._backend, self._handle
-        done: int = backend.ctrl_transfer(handle, kind, request, value, index, data, time_ms)
-        return done
-
-    def bulk(self, endpoint: int, data: "array[int]", time_ms: int) -> int:
-        interface, kind = self._endpoint(endpoint)
-        backend = self._backend
-        if endpoint & _IN:
-            transfer = backend.intr_read if kind == _INTERRUPT else backend.bulk_read
-        else:
-            transfer = backend.intr_write if kind == _INTERRUPT else backend.bulk_write
-        done: int = transfer(self._handle, endpoint, interface, data, time_ms)
-        return done
-
-    def _endpoint(self, address: int) -> tuple[int, int]:
-        if address not in self._endpoints:
-            for interface in self._claimed:
-                self._endpoints |= self._endpoints_of(interface)
-        if address not in self._endpoints:
-            raise UsbError(IO, f"the claimed interfaces have no endpoint {address:#04x}")
-        return self._endpoints[address]
-
-    def _endpoints_of(self, number: int) -> dict[int, tuple[int, int]]:
-        """The endpoints of an interface's first setting."""
-        backend, device = self._backend, self._device
-        active = backend.get_configuration(self._handle)
-        for at in range(backend.get_device_descriptor(device).bNumConfigurations):
-            configuration = backend.get_configuration_descriptor(device, at)
-            if configuration.bConfigurationValue != active:
-                continue
-            for place in range(configuration.bNumInterfaces):
-                interface = backend.get_interface_descriptor(device, place, 0, at)
-                if interface.bInterfaceNumber == number:
-                    ends = range(interface.bNumEndpoints)
-                    found = [backend.get_endpoint_descriptor(device, i, place, 0, at) for i in ends]
-                    return {e.bEndpointAddress: (number, e.bmAttributes & 3) for e in found}
-        return {}
-
-    def close(self) -> None:
-        if self._handle is None:
-            return
-        for interface in self._claimed:
-            with suppress(USBError, NotImplementedError):  # unplugged
-                self._backend.release_interface(self._handle, interface)
-        self._backend.close_device(self._handle)
-        self._handle = None
 
 
 class _Job:
@@ -223,7 +94,7 @@ class Worker:
         self.device = device
         self.max_queued = max_queued
         self._close_seconds = close_seconds
-        self._link = _Link(device, backend)
+        self._link = Link(device, backend)
         self._jobs: deque[_Job] = deque()
         self._running: _Job | None = None
         self._stop = False
@@ -232,11 +103,16 @@ class Worker:
         # Why nothing is taken any more.
         self._refusal: UsbError | None = UsbError(GONE, f"{device} is not open")
         self.is_gone = False
-        self._is_left = False  # the thread, in a transfer that does not end
+        self._was_left = False  # the thread, in a transfer that did not end
 
     @property
     def is_open(self) -> bool:
         return self._refusal is None
+
+    @property
+    def is_left(self) -> bool:
+        """Its thread hangs in the device, though it was told to end."""
+        return self._was_left and self._ended is not None and not self._ended.done()
 
     async def open(self) -> None:
         """Opens the device, if it still is the one that was found."""
@@ -258,9 +134,19 @@ class Worker:
             self._end(UsbError(GONE, f"{self.device} could not be opened"))
             raise
 
-    async def claim(self, interface: int) -> None:
-        """Takes an interface; UsbError busy: another program or a kernel driver has it."""
-        await self._do(lambda: self._link.claim(interface), TIMEOUT, "claiming")
+    async def configure(self, value: int) -> None:
+        """Tells the device its configuration once more, after which it may come to its senses.
+
+        UsbError busy: somebody has claimed an interface, us included.
+        """
+        await self._do(lambda: self._link.configure(value), TIMEOUT, "choosing a configuration")
+
+    async def claim(self, interface: int, *unlisted: int) -> None:
+        """Takes an interface; UsbError busy: another program or a kernel driver has it.
+
+        unlisted: the interrupt endpoints of an interface that the configuration does not count.
+        """
+        await self._do(lambda: self._link.claim(interface, *unlisted), TIMEOUT, "claiming")
 
     async def control_out(
         self,
@@ -271,15 +157,15 @@ class Worker:
         data: bytes = b"",
         timeout: float = TIMEOUT,
     ) -> None:
-        if request_type & _IN or len(data) > MAX_CONTROL_BYTES:
+        if request_type & IN or len(data) > MAX_CONTROL_BYTES:
             raise ValueError("a request to the device, with 4096 bytes at most")
-        buffer, ms = array("B", data), _ms(timeout)
+        buffer, ms = array("B", data), milliseconds(timeout)
         done = await self._do(
             lambda: self._link.control(request_type, request, value, index, buffer, ms),
             timeout,
             f"request {request:#04x}",
         )
-        _all_sent(done, data)
+        all_sent(done, data)
 
     async def control_in(
         self,
@@ -291,9 +177,9 @@ class Worker:
         timeout: float = TIMEOUT,
     ) -> bytes:
         """The answer; it may be shorter than what was asked for, never longer."""
-        if not request_type & _IN or not 0 <= length <= MAX_CONTROL_BYTES:
+        if not request_type & IN or not 0 <= length <= MAX_CONTROL_BYTES:
             raise ValueError("a request for an answer of 4096 bytes at most")
-        buffer, ms = array("B", bytes(length)), _ms(timeout)
+        buffer, ms = array("B", bytes(length)), milliseconds(timeout)
         done = await self._do(
             lambda: self._link.control(request_type, request, value, index, buffer, ms),
             timeout,
@@ -302,22 +188,21 @@ class Worker:
         return buffer.tobytes()[:done]
 
     async def write(self, endpoint: int, data: bytes, timeout: float = TIMEOUT) -> None:
-        """Sends to a bulk or interrupt endpoint of a claimed interface, all of it or an error."""
-        if endpoint & _IN or len(data) > MAX_BULK_BYTES:
-            raise ValueError("an endpoint to the device, and 64 KiB at most")
-        buffer, ms = array("B", data), _ms(timeout)
-        what = f"writing to endpoint {endpoint:#04x}"
-        done = await self._do(lambda: self._link.bulk(endpoint, buffer, ms), timeout, what)
-        _all_sent(done, data)
+        await self.together(lambda it: it.write(endpoint, data, timeout), timeout, "a write")
 
     async def read(self, endpoint: int, length: int, timeout: float = TIMEOUT) -> bytes:
-        """What the device sends, until it ends with a short packet or length is reached."""
-        if not endpoint & _IN or not 0 < length <= MAX_BULK_BYTES:
-            raise ValueError("an endpoint from the device, and 64 KiB at most")
-        buffer, ms = array("B", bytes(length)), _ms(timeout)
-        what = f"reading from endpoint {endpoint:#04x}"
-        done = await self._do(lambda: self._link.bulk(endpoint, buffer, ms), timeout, what)
-        return buffer.tobytes()[:done]
+        return await self.together(lambda it: it.read(endpoint, length, timeout), timeout, "a read")
+
+    async def together(self, work: Callable[[Transfers], T], timeout: float, what: str) -> T:
+        """Does several transfers in one go, in the thread; what work returns or raises.
+
+        A transfer that does not suit the next one costs no way to the loop and back. Who is
+        cancelled while it runs has no say in it any more: it goes on to its end.
+        """
+        result: T = await self._do(
+            lambda: work(Transfers(self._link, self.device, timeout)), timeout, what
+        )
+        return result
 
     async def close(self) -> None:
         """Lets go of the device: no new requests, none of those that wait; the last one ends.
@@ -325,7 +210,7 @@ class Worker:
         It ends within CLOSE_SECONDS, whatever the device does, and may be called at any time.
         """
         self._end(UsbError(GONE, f"{self.device} is closed"))
-        if self._ended is None or (self._is_left and not self._ended.done()):
+        if self._ended is None or self.is_left:
             return
         try:
             async with asyncio.timeout(self._close_seconds):
@@ -394,7 +279,7 @@ class Worker:
 
     def _leave(self, error: UsbError) -> None:
         """Goes on without the thread."""
-        self.is_gone = self._is_left = True
+        self.is_gone = self._was_left = True
         with self._wake:
             running = self._running
         if running is not None:
@@ -421,7 +306,7 @@ class Worker:
             try:
                 result = job.work()
             except (USBError, NotImplementedError) as caught:
-                error = _usb_error(caught, f"{self.device}, {job.what}")
+                error = usb_error(caught, f"{self.device}, {job.what}")
                 error.__cause__ = caught
             except Exception as caught:
                 error = caught
@@ -457,28 +342,3 @@ class Worker:
 def _fail(job: _Job, error: UsbError) -> None:
     if not job.answer.done():
         job.answer.set_exception(error)
-
-
-def _ms(timeout: float) -> int:
-    """pyusb's and libusb's way to say it; they take 0 for ever."""
-    if not 0 < timeout <= MAX_TIMEOUT:
-        raise ValueError(f"a transfer takes more than 0 and at most {MAX_TIMEOUT} seconds")
-    return math.ceil(timeout * 1000)
-
-
-def _all_sent(done: int, data: bytes) -> None:
-    if done != len(data):
-        raise UsbError(TIMED_OUT, f"the device took {done} of {len(data)} bytes")
-
-
-def _kind(error: USBError | NotImplementedError) -> str:
-    number = getattr(error, "errno", None)
-    if number in _KINDS:
-        return _KINDS[number]
-    return _CODES.get(getattr(error, "backend_error_code", None) or 0, IO)
-
-
-def _usb_error(error: USBError | NotImplementedError, what: str) -> UsbError:
-    kind = _kind(error)
-    reason = f" ({error.strerror})" if isinstance(error, USBError) and kind == IO else ""
-    return UsbError(kind, f"{what}: {_SENTENCES[kind]}{reason}")

@@ -92,6 +92,17 @@ def test_another_player_is_shown_by_differences_too(driver, player, screen):
     assert screen.steps() == BLANK
 
 
+def test_another_offset_of_the_wall_clock_is_no_difference(driver, player, screen):
+    driver.update_state(player.id, PLAYING)
+    step = next(step for step in iter(screen.step, None) if step.kind is Kind.PROGRESS)
+    screen.steps()
+    player.wall_offset_ms += 3_600_000
+    assert screen.steps() == []
+    screen.display.reset()
+    again = next(step for step in iter(screen.step, None) if step.kind is Kind.PROGRESS)
+    assert (again, again.wall_offset_ms) == (step, step.wall_offset_ms + 3_600_000)
+
+
 def test_what_changes_while_a_step_is_under_way_is_sent_after_it(driver, player, screen):
     screen.steps()
     driver.update_text(player.id, TextId.CURRENT_TITLE, "one")

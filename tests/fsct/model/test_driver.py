@@ -172,6 +172,31 @@ def test_a_running_position_is_not_told_until_it_is_elsewhere(driver, heard):
     assert heard == [PlayerChanged(player, ("timeline",))]
 
 
+def test_the_offset_of_the_wall_clock_is_that_of_when_a_timeline_was_told(heard):
+    offsets = []
+    driver = Driver(wall_offset_ms=offsets.pop)
+    driver.on_change.append(heard.append)
+    player = driver.register("a", ME, "me")
+    screen = Screen(driver.add_device(device()))
+    offsets.append(5)
+    driver.update_timeline(player.id, START)
+    assert (player.wall_offset_ms, screen.step().kind.value) == (5, "status")
+    assert screen.step().wall_offset_ms == 5
+    screen.steps()
+    heard.clear()
+    # What is no change is not of another time.
+    offsets.append(3_600_005)
+    driver.update_timeline(player.id, replace(START))
+    driver.update_status(player.id, Status.PLAYING)
+    driver.update_state(player.id, PlayerState(Status.PLAYING, START, SONG))
+    assert (player.wall_offset_ms, offsets) == (5, [3_600_005])
+    assert "progress" not in screen.kinds()
+    assert ("timeline",) not in [change.names for change in heard]
+    driver.update_state(player.id, PlayerState(Status.PLAYING, replace(START, rate=2.0), SONG))
+    assert player.wall_offset_ms == 3_600_005
+    assert screen.kinds() == ["progress"]
+
+
 def test_texts_are_cut_to_what_is_kept():
     driver = Driver(Limits(text_bytes=8))
     player = driver.register("a", ME, "me")

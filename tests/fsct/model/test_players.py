@@ -1,5 +1,7 @@
 import math
+import time
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -9,9 +11,11 @@ from support.displays import START
 from buswork.fsct.model.players import (
     MAX_TEXT_BYTES,
     RUNNING_TOLERANCE_MS,
+    Player,
     kept_text,
     kept_texts,
     runs_on,
+    wall_offset_ms,
 )
 from buswork.fsct.wire.terms import Texts
 
@@ -93,3 +97,42 @@ def test_no_rate_is_too_strange_to_compare(rate):
 
 def test_none_runs_on_as_none():
     assert runs_on(None, None)
+
+
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("offset_ms", "moved_ms"),
+    [
+        (7, 0),
+        (7 + RUNNING_TOLERANCE_MS, 0),
+        (7 - RUNNING_TOLERANCE_MS, 0),
+        (8 + RUNNING_TOLERANCE_MS, 1 + RUNNING_TOLERANCE_MS),
+        (7 + HOUR_MS, HOUR_MS),
+        (7 - HOUR_MS, -HOUR_MS),
+    ],
+)
+def test_a_timeline_goes_with_a_wall_clock_that_is_set(offset_ms, moved_ms):
+    player = Player(1, "p", 1000, "me", 1, True, timeline=START, wall_offset_ms=7)
+    assert player.timeline_by(offset_ms) == later(moved_ms)
+    assert player.timeline is START
+
+
+@pytest.mark.parametrize(("edge", "step_ms"), [(2**63 - 1, HOUR_MS), (-(2**63), -HOUR_MS)])
+def test_it_goes_no_further_than_there_are_numbers(edge, step_ms):
+    timeline = replace(START, update_unix_ms=edge)
+    player = Player(1, "p", 1000, "me", 1, True, timeline=timeline)
+    assert player.timeline_by(step_ms) == timeline
+
+
+def test_no_timeline_is_none_at_any_time():
+    assert Player(1, "p", 1000, "me", 1, True).timeline_by(HOUR_MS) is None
+
+
+def test_the_offset_of_the_wall_clock():
+    with (
+        mock.patch.object(time, "time_ns", return_value=90_000_000),
+        mock.patch.object(time, "monotonic_ns", return_value=20_000_000),
+    ):
+        assert wall_offset_ms() == 70

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import os
 import threading
 
 import pytest
@@ -202,6 +203,30 @@ async def test_a_file_that_cannot_be_read_or_written(tmp_path, caplog):
     await written(tmp_path, SOMEBODY)
     assert "is not remembered" in caplog.text
     await written(tmp_path / "nowhere", SOMEBODY)
+
+
+async def test_a_fifo_in_its_place_is_not_read(tmp_path, caplog):
+    os.mkfifo(tmp_path / NAME)
+    writer = os.open(tmp_path / NAME, os.O_RDWR)
+    os.write(writer, b" " * 2 * MAX_FILE_BYTES)  # a reader would go on with this
+    assert Remembered(tmp_path).load() is None
+    os.close(writer)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path / NAME} is not used: it is no regular file"
+    await written(tmp_path, SOMEBODY)  # takes its place
+    assert Remembered(tmp_path).load() == SOMEBODY
+
+
+async def test_a_fifo_in_place_of_the_draft_holds_nobody_up(tmp_path, caplog):
+    draft = tmp_path / f".{NAME}.new"
+    os.mkfifo(draft)
+    readers = []
+    rescue = threading.Timer(5, lambda: readers.append(os.open(draft, os.O_RDONLY | os.O_NONBLOCK)))
+    rescue.start()
+    await written(tmp_path, SOMEBODY)
+    rescue.cancel()
+    assert "is not remembered" in caplog.text
+    assert not readers, "it waited for a reader"
 
 
 async def test_a_link_in_place_of_the_draft_is_not_followed(tmp_path, caplog):

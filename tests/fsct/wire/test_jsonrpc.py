@@ -9,10 +9,13 @@ from fsct.wire.vectors import recorded, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
+from buswork.fsct.model.display import MAX_DEVICES
+from buswork.fsct.wire import jsonrpc
 from buswork.fsct.wire.jsonrpc import (
     DRIVER_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    MAX_SEPARATORS,
     METHODS,
     PARSE_ERROR,
     UNKNOWN_METHOD,
@@ -251,13 +254,42 @@ def test_how_many_objects_a_line_may_have():
     assert type(found) is Refused
 
 
+def test_how_many_values_a_line_may_have():
+    separators = line_of(params={"a": []}).count(b",") + line_of(params={"a": []}).count(b":")
+    most = MAX_SEPARATORS - separators + 1
+    (found,) = messages(line_of(params={"a": [0] * most}) + b"\n")
+    assert type(found) is Request
+    (found,) = messages(line_of(params={"a": [0] * (most + 1)}) + b"\n")
+    assert found == Refused(None, PARSE_ERROR, "a line has 256 values at the most")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a":[' + b"1," * 500_000 + b"1]}",
+        b"{" + b",".join(b'"%x":1' % number for number in range(80_000)) + b"}",
+        b'{"a"' + b":" * 1_000_000 + b"1}",
+    ],
+)
+def test_what_has_many_values_is_not_even_read(line, monkeypatch):
+    monkeypatch.setattr(jsonrpc, "_decode", pytest.fail)
+    (found,) = messages(line + b"\n")
+    assert (found.id, found.code) == (None, PARSE_ERROR)
+
+
+def test_the_answer_that_tells_of_all_devices_is_read():
+    line = encode_result(1, [UUID(int=number) for number in range(MAX_DEVICES)])
+    (found,) = messages(line)
+    assert len(found.result) == MAX_DEVICES
+
+
 def test_errors_may_lack_a_code():
     line = b'{"jsonrpc":"2.0","id":1,"error":{"message":"no","code":null}}\n'
     assert messages(line) == [Response(1, "no", None, 0)]
 
 
 def test_brackets_in_texts_are_none():
-    title = '[{"\\' * 1000
+    title = '[{"\\,:' * 1000
     (found,) = messages(line_of(params={"text": title}) + b"\n")
     assert found.params == {"text": title}
 
@@ -388,3 +420,18 @@ def test_no_line_does_worse_than_refused(line):
     message = parse_line(line)
     if isinstance(message, Refused):
         encode_error(*message)
+
+
+def test_nothing_is_kept_of_what_was_read():
+    decoder, long = Decoder(), line_of(method="x" * 100_000)
+    decoder.feed(long)
+    assert decoder.next() is None
+    assert decoder.buffered == len(long)
+    decoder.feed(b"\n")
+    assert decoder.next() is not None
+    assert decoder.next() is None
+    assert decoder.buffered == 0
+    decoder.feed(long)
+    decoder.clear()
+    assert decoder.buffered == 0
+    assert not decoder.partial

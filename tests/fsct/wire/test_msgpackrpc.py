@@ -8,7 +8,6 @@ from fsct.wire.vectors import recorded, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buswork.fsct.wire import msgpackrpc
 from buswork.fsct.wire.methods import encode_result, error_text, parse_params
 from buswork.fsct.wire.msgpackrpc import (
     MAX_CONTAINERS,
@@ -388,5 +387,20 @@ def test_read_bytes_do_not_pile_up():
         at += size
         while decoder.next() is not None:
             found += 1
-        assert len(decoder._buffer) < msgpackrpc._DROP_BYTES + 2 * 3000
+        assert decoder.buffered < 3000 + len(VERSION_REQUEST)
     assert found == 20_000
+
+
+def test_nothing_is_kept_of_what_was_read():
+    decoder, long = Decoder(), encode_request(5, "m", ["x" * 100_000])[:-1]
+    decoder.feed(long)
+    assert decoder.next() is None
+    assert decoder.buffered == len(long)
+    decoder.feed(b"x")
+    assert decoder.next() is not None
+    assert decoder.next() is None
+    assert decoder.buffered == 0
+    decoder.feed(long)
+    decoder.clear()
+    assert decoder.buffered == 0
+    assert not decoder.partial

@@ -94,6 +94,8 @@ class StatusStep(_Step):
 @dataclass(frozen=True, slots=True)
 class ProgressStep(_Step):
     value: Timeline | None
+    # Of the moment when the player said so; a clock that was set makes nothing new of a timeline.
+    wall_offset_ms: int = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,9 @@ class Display:
         if kind is Kind.STATUS:
             return StatusStep(kind, life, Status.UNKNOWN if player is None else player.status)
         if kind is Kind.PROGRESS:
-            return ProgressStep(kind, life, None if player is None else player.timeline)
+            if player is None:
+                return ProgressStep(kind, life, None, 0)
+            return ProgressStep(kind, life, player.timeline, player.wall_offset_ms)
         text_id = TEXT_KINDS[kind]
         text = None if player is None else player.texts.get(text_id)
         return TextStep(kind, life, text, text_id)

@@ -35,6 +35,7 @@ from buswork.fsct.model.players import (
     kept_text,
     kept_texts,
     runs_on,
+    wall_offset_ms,
 )
 from buswork.fsct.model.selection import Choice, Group
 from buswork.fsct.wire.terms import (
@@ -124,8 +125,11 @@ class Driver:
     the place of another user's by calling itself the same.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, wall_offset_ms: Callable[[], int] = wall_offset_ms
+    ) -> None:
         self.limits = limits or Limits()
+        self._wall_offset_ms = wall_offset_ms
         self.on_change: list[Callable[[Change], None]] = []
         self.remembered: str | None = None
         self.remembered_uid: int | None = None  # None: whoever's
@@ -353,6 +357,8 @@ class Driver:
         starts_or_ends = (status is Status.PLAYING) is not player.playing
         if starts_or_ends:
             self._take(player)
+        if timeline != player.timeline:
+            player.wall_offset_ms = self._wall_offset_ms()
         player.status, player.timeline, player.texts = status, timeline, texts
         if names:
             self._changes.append(PlayerChanged(player, tuple(names)))

@@ -1,5 +1,6 @@
 """What is known of a player, and what is kept of what it says."""
 
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,8 @@ MAX_TEXT_BYTES = 640
 # The position of a player that just plays on is told by its clock, which is not ours: within half
 # a second nobody sees the difference on a display that counts seconds.
 RUNNING_TOLERANCE_MS = 500
+
+_MAX_I64 = 2**63 - 1
 
 
 class NoSuchPlayer(BusworkError):
@@ -45,6 +48,7 @@ class Player:
     seated: bool  # whether its user sits at the machine, as far as it is known
     status: Status = Status.UNKNOWN
     timeline: Timeline | None = None
+    wall_offset_ms: int = 0  # wall_offset_ms() when it said so: the wall clock may be set later
     texts: Texts = field(default_factory=Texts)
     device: str | None = None  # the device that it is assigned to, connected or not
     told: Timeline | None = None  # the timeline of which listeners last heard
@@ -52,6 +56,22 @@ class Player:
     @property
     def playing(self) -> bool:
         return self.status is Status.PLAYING
+
+    def timeline_by(self, offset_ms: int) -> Timeline | None:
+        """The timeline in what the wall clock says when this is its offset.
+
+        A clock that is only kept right goes a little faster or slower: that does not count.
+        """
+        step_ms = offset_ms - self.wall_offset_ms
+        if self.timeline is None or abs(step_ms) <= RUNNING_TOLERANCE_MS:
+            return self.timeline
+        moved_ms = self.timeline.update_unix_ms + step_ms
+        return replace(self.timeline, update_unix_ms=min(max(moved_ms, ~_MAX_I64), _MAX_I64))
+
+
+def wall_offset_ms() -> int:
+    """How far the wall clock is ahead of the monotonic one, which nobody sets."""
+    return (time.time_ns() - time.monotonic_ns()) // 1_000_000
 
 
 def kept_text(text: str | None, max_bytes: int = MAX_TEXT_BYTES) -> str | None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -50,8 +51,7 @@ class Remembered:
         if self._path is None:
             return None
         try:
-            with self._path.open("rb") as file:
-                found = _parse(file.read(MAX_FILE_BYTES + 1))
+            found = _parse(_read(self._path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
@@ -97,6 +97,17 @@ class Remembered:
         await asyncio.to_thread(self._write)
 
 
+def _read(path: Path) -> bytes:
+    """Whatever is there: a start must not wait for somebody to write into a FIFO."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is no regular file")
+        return os.read(fd, MAX_FILE_BYTES + 1)
+    finally:
+        os.close(fd)
+
+
 def _text(preferred: Preferred | None) -> bytes:
     return json.dumps({"preferred": preferred and preferred._asdict()}).encode() + b"\n"
 
@@ -122,7 +133,8 @@ def _parse(data: bytes) -> Preferred | None:
 def _replace(path: Path, data: bytes) -> None:
     """The file is the old one or the new one, whole, whatever happens meanwhile."""
     draft = path.with_name(f".{path.name}.new")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(draft, how, 0o600)
     with open(fd, "wb") as file:
         file.write(data)
         file.flush()

@@ -6,19 +6,19 @@ again, later each time, until the device is unplugged; no other device waits for
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from uuid import UUID
 
 from buswork.errors import BusworkError, LimitsExceeded
 from buswork.fsct.model.display import Device, Display, ProgressStep, StatusStep, Step
-from buswork.fsct.model.driver import Driver
+from buswork.fsct.model.driver import Change, DeviceAdded, Driver
+from buswork.fsct.native.identities import Identities
 from buswork.fsct.wire import requests
 from buswork.fsct.wire.descriptors import (
+    VENDOR_CLASS,
     BadDescriptor,
     DescriptorSet,
     Interface,
@@ -32,14 +32,12 @@ from buswork.fsct.wire.descriptors import (
 from buswork.fsct.wire.requests import BadAnswer, ControlRequest
 from buswork.fsct.wire.terms import Functionality
 from buswork.fsct.wire.texts import encode_text
-from buswork.fsct.wire.uuids import device_uuid, twin_uuid
 from buswork.usb.devices import ID_FSCT, UsbDevice
 from buswork.usb.discovery import Discovery
 from buswork.usb.worker import MAX_CONTROL_BYTES, TIMEOUT, Worker
+from buswork.usb.workers import Workers
 
 log = logging.getLogger(__name__)
-
-VENDOR_CLASS = 0xFF
 
 # A device that was just plugged in may need a moment: the kernel's and udev's work, its own start.
 ARRIVAL_TRIES = 10
@@ -54,6 +52,10 @@ SYNC_S = 600.0
 # A device that is asked to go dark at the end has so long, for all are asked at once.
 GOODBYE_S = 0.5
 
+# What devices do and others with them; anything else is a defect of ours.
+EXPECTED = (BusworkError, BadAnswer)
+DEFECT = "a defect of the driver; its log says more"
+
 MakeWorker = Callable[[UsbDevice], Worker]
 
 
@@ -63,9 +65,6 @@ class Clock:
     def now(self) -> float:
         """In seconds; nobody puts it forward or back."""
         return time.monotonic()
-
-    def unix_ms(self) -> int:
-        return time.time_ns() // 1_000_000
 
     async def wait(self, event: asyncio.Event, until: float | None) -> None:
         """Until something happens, or until this time (None: never) if that is earlier."""
@@ -92,13 +91,19 @@ class Sessions:
         """unmarked: devices are opened that udev did not mark as FSCT's."""
         self._driver = driver
         self._discovery = discovery
-        self._make_worker = make_worker
         self._unmarked = unmarked
         self._clock = clock or Clock()
+        self._workers = Workers(make_worker)
+        self._identities = Identities()
+        # Called with True when there is a display, and with False when there is none any more and
+        # those that were have gone dark.
+        self.on_lit: Callable[[bool], None] = lambda lit: None
+        self._is_lit = False
         self._plugged: dict[str, UsbDevice] = {}  # by port
         self._sessions: dict[str, _Session] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._asleep = False
+        driver.on_change.append(self._changed)
 
     async def start(self) -> None:
         await self._discovery.start(self._add, self._remove)
@@ -139,27 +144,49 @@ class Sessions:
         )
 
     def _begin(self, device: UsbDevice) -> None:
-        make_worker, clock = self._make_worker, self._clock
-        self._sessions[device.port] = _Session(self._driver, device, make_worker, clock)
+        self._sessions[device.port] = _Session(
+            self._driver, device, self._workers, self._identities, self._clock
+        )
 
     def _end(self, port: str) -> None:
         session = self._sessions.pop(port, None)
         if session is not None:
             task = session.end()
             self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        if not self._ending and not self._driver.displays:
+            self._set_lit(False)
+
+    def _changed(self, change: Change) -> None:
+        if isinstance(change, DeviceAdded):
+            self._set_lit(True)
+
+    def _set_lit(self, lit: bool) -> None:
+        if lit is not self._is_lit:
+            self._is_lit = lit
+            self.on_lit(lit)
 
 
 class _Session:
     """One device, from its being plugged in to its end."""
 
     def __init__(
-        self, driver: Driver, usb: UsbDevice, make_worker: MakeWorker, clock: Clock
+        self,
+        driver: Driver,
+        usb: UsbDevice,
+        workers: Workers,
+        identities: Identities,
+        clock: Clock,
     ) -> None:
         self._driver = driver
         self._usb = usb
-        self._make_worker = make_worker
+        self._workers = workers
+        self._identities = identities
         self._clock = clock
+        self._defect = ""  # what was logged last
         self._work = asyncio.Event()
         self._display: Display | None = None
         self._interface: int
@@ -185,8 +212,6 @@ class _Session:
             display = await self._recognise()
             if display is not None:
                 await self._live(display)
-        except Exception:
-            log.exception("%s: the session ended", self._usb)
         finally:
             self._leave()
 
@@ -197,8 +222,9 @@ class _Session:
         tries = 0
         while True:
             try:
-                async with _opened(self._make_worker(self._usb)) as worker:
+                async with self._workers.opened(self._usb) as worker:
                     descriptors = await self._look(worker)
+                    await self._darken(worker)
                 return self._add(descriptors)
             except NotFsct as error:
                 log.info("%s is no display: %s", self._usb, error)
@@ -206,15 +232,18 @@ class _Session:
             except BadDescriptor as error:
                 log.warning("%s is no display for us: %s", self._usb, error)
                 return None
-            except (BusworkError, BadAnswer) as error:
+            except EXPECTED as error:
                 tries += 1
                 if tries == ARRIVAL_TRIES or isinstance(error, LimitsExceeded):
                     log.warning("%s can't be used yet: %s", self._usb, error)
+            except Exception as error:
+                tries += 1
+                self._say_defect(error)
             late = tries - ARRIVAL_TRIES
             await self._clock.sleep(ARRIVAL_PAUSE_S if late < 0 else _backoff(late))
 
     async def _look(self, worker: Worker) -> DescriptorSet:
-        bos = await _ask(worker, requests.read_bos())
+        bos = requests.whole_bos(await _ask(worker, requests.read_bos()))
         interfaces = [
             Interface(each.number, each.interface_class, each.subclass, each.protocol)
             for each in self._usb.interfaces
@@ -225,10 +254,20 @@ class _Session:
             raise BadDescriptor("it has no interface of the subclass that it names")
         self._interface = number
         await worker.claim(number)
-        header = await _ask(worker, requests.read_set_header(number))
+        header = requests.whole_set_header(await _ask(worker, requests.read_set_header(number)))
         # Of more than one transfer can bring, the beginning is taken.
         length = min(parse_set_length(header), MAX_CONTROL_BYTES)
-        return parse_set(await _ask(worker, requests.read_set(number, length)))
+        answer = await _ask(worker, requests.read_set(number, length))
+        return parse_set(requests.whole_set_header(answer))
+
+    async def _darken(self, worker: Worker) -> None:
+        """Whoever had the device before us, a life of ours that crashed, may have left it lit."""
+        try:
+            await _tell(worker, requests.enable(self._interface, on=False))
+        except BusworkError as error:
+            if worker.is_gone:
+                raise
+            log.info("%s: %s", self._usb, error)
 
     def _add(self, descriptors: DescriptorSet) -> Display:
         self._display = self._driver.add_device(self._facts(descriptors))
@@ -240,7 +279,7 @@ class _Session:
         if descriptors.unsupported:
             log.info("%s has what we don't know: %s", usb, ", ".join(descriptors.unsupported))
         return Device(
-            str(self._unused_id()),
+            self._identities.id_of(usb, self._driver.displays),
             descriptors.functionality,
             {field.id: field.max_bytes for field in descriptors.texts},
             descriptors.coding,
@@ -252,11 +291,6 @@ class _Session:
             usb.port,
         )
 
-    def _unused_id(self) -> UUID:
-        """Two devices may say the same of themselves; then the port tells them apart."""
-        uuid = device_uuid(self._usb.vendor, self._usb.product, self._usb.serial)
-        return twin_uuid(uuid, self._usb.port) if str(uuid) in self._driver.displays else uuid
-
     # -- showing ---------------------------------------------------------------------------------
 
     async def _live(self, display: Display) -> None:
@@ -265,15 +299,18 @@ class _Session:
             await self._until_used(display)
             began = self._clock.now()
             try:
-                async with _opened(self._make_worker(self._usb)) as worker:
+                async with self._workers.opened(self._usb) as worker:
                     await self._serve(worker, display)
                 failures = 0
-            except (BusworkError, BadAnswer) as error:
-                self._say(display, error)
-                if self._clock.now() > began + RETRY_MAX_S:  # it went well for some time
-                    failures = 0
-                await self._clock.sleep(_backoff(failures))
-                failures += 1
+                continue
+            except EXPECTED as error:
+                self._say(display, str(error))
+            except Exception as error:
+                self._say_defect(error)
+            if self._clock.now() > began + RETRY_MAX_S:  # it went well for some time
+                failures = 0
+            await self._clock.sleep(_backoff(failures))
+            failures += 1
 
     async def _until_used(self, display: Display) -> None:
         while display.active is None:
@@ -285,7 +322,7 @@ class _Session:
         await worker.claim(self._interface)
         if Functionality.PROGRESS in display.device.functionality:
             self._sync_due = -math.inf
-            with suppress(BadAnswer, BusworkError):  # tried again when it is needed
+            with suppress(*EXPECTED):  # tried again when it is needed
                 await self._synchronise(worker)
         try:
             await _tell(worker, requests.enable(self._interface))
@@ -318,11 +355,11 @@ class _Session:
     async def _apply(self, worker: Worker, display: Display, step: Step) -> None:
         try:
             await _tell(worker, await self._request(worker, display.device, step))
-        except (BusworkError, BadAnswer) as error:
+        except EXPECTED as error:
             if worker.is_gone:
                 raise
             display.failed(step, self._clock.now())
-            self._say(display, error)
+            self._say(display, str(error))
         else:
             display.done(step)
             if display is self._display and display.error and display.next_retry() is None:
@@ -336,11 +373,10 @@ class _Session:
             if step.value is None:
                 return requests.progress(interface)
             ahead_ms = await self._ahead_ms(worker)
-            now_ms = self._clock.unix_ms()
-            # In the device's time, of which the host's clock may have been put forward or back.
-            payload = requests.progress_payload(
-                step.value, now_ms, now_ms - self._steady_ms() - ahead_ms
-            )
+            # By the wall clock as it was when the player spoke: it may have been set since then.
+            now_ms = self._steady_ms() + step.wall_offset_ms
+            difference_ms = step.wall_offset_ms - ahead_ms
+            payload = requests.progress_payload(step.value, now_ms, difference_ms)
             return requests.progress(interface, payload)
         assert device.coding is not None  # else the display has no such step
         max_bytes = min(device.texts[step.text_id], MAX_CONTROL_BYTES)
@@ -354,7 +390,7 @@ class _Session:
         if self._clock.now() >= self._sync_due:
             try:
                 await self._synchronise(worker)
-            except (BadAnswer, BusworkError) as error:
+            except EXPECTED as error:
                 if self._clock_ahead_ms is None or worker.is_gone:
                     raise
                 log.warning("%s: what its clock said before has to do: %s", self._usb, error)
@@ -374,19 +410,17 @@ class _Session:
     def _steady_ms(self) -> int:
         return round(self._clock.now() * 1000)
 
-    def _say(self, display: Display, error: Exception) -> None:
-        if display is self._display and str(error) != display.error:
+    def _say(self, display: Display, error: str) -> None:
+        if display is self._display and error != display.error:
             log.warning("%s: %s", self._usb, error)
-            self._driver.set_error(display.device.id, str(error))
+            self._driver.set_error(display.device.id, error)
 
-
-@contextlib.asynccontextmanager
-async def _opened(worker: Worker) -> AsyncIterator[Worker]:
-    await worker.open()
-    try:
-        yield worker
-    finally:
-        await worker.close()
+    def _say_defect(self, error: Exception) -> None:
+        if self._display is not None:
+            self._driver.set_error(self._display.device.id, DEFECT)
+        if repr(error) != self._defect:
+            self._defect = repr(error)
+            log.error("%s: %s", self._usb, self._defect, exc_info=error)
 
 
 async def _ask(worker: Worker, request: ControlRequest) -> bytes:

@@ -54,9 +54,9 @@ def shown(text: str) -> str:
 def self_id(value: object) -> str:
     if not isinstance(value, str) or not is_text(value):
         raise BadValue("self_id", "invalid param: self_id must be string")
-    most = FIELDS["self_id"].highest
-    if len(value) > most or len(value.encode()) > most:
-        text = f"invalid self_id: must have {most} bytes of UTF-8 at the most"
+    field = FIELDS["self_id"]
+    if not (field.takes(len(value)) and field.takes(len(value.encode()))):
+        text = f"invalid self_id: must have {field.highest} bytes of UTF-8 at the most"
         raise BadValue("self_id", text)
     return value
 
@@ -65,11 +65,11 @@ def player_id(value: object) -> int:
     # A bool is an int to Python, but no number.
     if type(value) is not int or value < 0:
         raise BadValue("player_id", "invalid param: player_id must be integer")
-    if value == 0:
+    field = FIELDS["player_id"]
+    if value < field.lowest:
         raise BadValue("player_id", "invalid player_id: must be non-zero")
-    if value > FIELDS["player_id"].highest:
-        text = f"invalid player_id: must be at most {FIELDS['player_id'].highest}"
-        raise BadValue("player_id", text)
+    if value > field.highest:
+        raise BadValue("player_id", f"invalid player_id: must be at most {field.highest}")
     return value
 
 
@@ -82,7 +82,7 @@ def device_id(value: object) -> UUID:
     if isinstance(value, UUID):
         return value
     if isinstance(value, bytes | bytearray):
-        if len(value) == 16:
+        if FIELDS["device_id"].takes(len(value)):
             return UUID(bytes=bytes(value))
         raise BadValue("device_id", "invalid device_id: uuid binary must be 16 bytes")
     if not isinstance(value, str):
@@ -179,7 +179,7 @@ def _whole(members: Mapping[Any, object], name: str) -> int:
     # To the original, a number of another kind is a missing one.
     if type(number) is not int or (number < 0 <= field.lowest):
         raise BadValue(name, f"timeline missing {name}")
-    if not field.lowest <= number <= field.highest:
+    if not field.takes(number):
         raise BadValue(name, f"invalid timeline: {name} must be {field.lowest} to {field.highest}")
     return number
 
@@ -188,9 +188,10 @@ def _rate(members: Mapping[Any, object]) -> float:
     rate = members.get("rate")
     if isinstance(rate, bool) or not isinstance(rate, int | float):
         raise BadValue("rate", "timeline missing rate")
-    highest = FIELDS["rate"].highest
-    if not -highest <= rate <= highest:  # nor is NaN
-        raise BadValue("rate", f"invalid timeline: rate must be {-highest} to {highest}")
+    field = FIELDS["rate"]
+    if not field.takes(rate):
+        text = f"invalid timeline: rate must be {field.lowest} to {field.highest}"
+        raise BadValue("rate", text)
     return float(rate)
 
 

@@ -17,7 +17,7 @@ from buswork.fsct.wire.terms import Coding, Functionality, PixelFormat, TextId
 
 FSCT_UUID = UUID("c433beeb-8d00-4420-9515-bcb7faf38a41")
 CAPABILITY_VERSION = 0x0100
-PROTOCOL = 1  # the interface's
+VENDOR_CLASS, PROTOCOL = 0xFF, 1  # the interface's
 
 # Devices of USB 2.0 and before have no BOS, and some fall over when they are asked.
 LAST_WITHOUT_BOS = 0x0200
@@ -26,7 +26,6 @@ MAX_BOS_BYTES = 4096
 SET_HEADER_BYTES = 5
 
 _BOS, _CAPABILITY, _PLATFORM = 0x0F, 0x10, 0x05
-_VENDOR_CLASS = 0xFF
 
 _TEXT_IDS = frozenset(map(int, TextId))
 _CODINGS = frozenset(map(int, Coding))
@@ -139,7 +138,7 @@ def _fsct_capability(payload: bytes) -> Capability:
 def find_interface(interfaces: Iterable[Interface], capability: Capability) -> int | None:
     """The number of the interface that speaks FSCT; None: it is not there (yet)."""
     for interface in sorted(interfaces):
-        if (interface.interface_class, interface.subclass) == (_VENDOR_CLASS, capability.subclass):
+        if (interface.interface_class, interface.subclass) == (VENDOR_CLASS, capability.subclass):
             if interface.protocol != PROTOCOL:
                 raise Unsupported(f"the interface has protocol {interface.protocol}, we know 1")
             return interface.number

@@ -6,7 +6,6 @@ grows: members of an object that we do not know are passed over.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final, NamedTuple, NoReturn
@@ -35,6 +34,8 @@ DRIVER_ERROR = -32000
 
 # Arrays and objects of a line; a request of sense has five, the one inside of the other.
 MAX_CONTAINERS = 32
+# What parts its values. A request of sense has thirty; the list of all devices of a bus, 130.
+MAX_SEPARATORS = 256
 
 METHODS: Final = SHARED_METHODS | {
     method.name: method
@@ -84,6 +85,10 @@ class Decoder:
     """Finds the messages in what a connection sends."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets what there is."""
         self._buffer = bytearray()
         self._start = 0  # of the next line
         self._searched = 0  # there is no newline before
@@ -92,6 +97,11 @@ class Decoder:
     def partial(self) -> bool:
         """Whether a line has begun and not ended."""
         return len(self._buffer) > self._start
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes are kept here."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         if self._start:
@@ -108,6 +118,9 @@ class Decoder:
             if length > MAX_MESSAGE_BYTES:
                 text = f"a line has {MAX_MESSAGE_BYTES} bytes at the most"
                 raise Broken(text, encode_error(None, PARSE_ERROR, text))
+            if not length:
+                self.clear()  # it may have been a long one
+                return None
             if end < 0:
                 self._searched = len(self._buffer)
                 return None
@@ -117,20 +130,34 @@ class Decoder:
                 return parse_line(line)
 
 
-# A string without an end reaches to that of the line: each byte is looked at once.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-
-
 class _Malformed(ValueError):
     """JSON, but not of the kind that a message is."""
 
 
+_MOST: Final = (
+    ((b"[", b"{"), MAX_CONTAINERS, "objects"),
+    ((b",", b":"), MAX_SEPARATORS, "values"),
+)
+
+
+def _too_much(line: bytes) -> str | None:
+    """What a line has too much of: what is small in all but its texts is read in no time."""
+    for separators, most, what in _MOST:
+        if sum(map(line.count, separators)) > most:
+            return f"a line has {most} {what} at the most"
+    return None
+
+
+def _without_strings(line: bytes) -> bytes:
+    """What is outside of the first strings; a line with more of them has too much behind them."""
+    unescaped = line.replace(rb"\\", b"").replace(rb"\"", b"")
+    return b"".join(unescaped.split(b'"', 2 * (MAX_SEPARATORS + 1))[::2])
+
+
 def parse_line(line: bytes) -> Message:
     """What a line says."""
-    if line.count(b"[") + line.count(b"{") > MAX_CONTAINERS:
-        rest = _STRING.sub(b"", line)
-        if rest.count(b"[") + rest.count(b"{") > MAX_CONTAINERS:
-            return Refused(None, PARSE_ERROR, f"a line has {MAX_CONTAINERS} objects at the most")
+    if _too_much(line) and (why := _too_much(_without_strings(line))):
+        return Refused(None, PARSE_ERROR, why)
     try:
         members = _decode(line.decode())
     except UnicodeDecodeError:

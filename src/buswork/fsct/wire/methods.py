@@ -12,7 +12,7 @@ from uuid import UUID
 
 from buswork.fsct.wire import checks
 from buswork.fsct.wire.protocol import ProtocolVersion
-from buswork.fsct.wire.terms import BadValue, PlayerState, Status, TextId, Timeline
+from buswork.fsct.wire.terms import FIELDS, BadValue, PlayerState, Status, TextId, Timeline
 
 Check = Callable[[Any], Any]
 
@@ -130,9 +130,9 @@ def parse_result(method: str, result: object) -> Any:
 
 def _version(value: object) -> ProtocolVersion:
     if isinstance(value, Mapping):
-        numbers: list[Any] = [value.get("major"), value.get("minor")]
-        if all(type(number) is int and 0 <= number <= 0xFFFF for number in numbers):
-            return ProtocolVersion(*numbers)
+        numbers: dict[str, Any] = {name: value.get(name) for name in ProtocolVersion._fields}
+        if all(type(each) is int and FIELDS[name].takes(each) for name, each in numbers.items()):
+            return ProtocolVersion(**numbers)
     raise BadValue("result", "the version is a map of major and minor")
 
 

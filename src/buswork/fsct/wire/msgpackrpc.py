@@ -25,8 +25,6 @@ from buswork.fsct.wire.protocol import MAX_MESSAGE_BYTES, Broken
 MAX_VALUES = 256
 MAX_CONTAINERS = 32
 
-# What has been read is dropped in pieces of this size at least.
-_DROP_BYTES = 1 << 16
 # An array's length, the kind, and a msgid, each in its longest form.
 _HEAD_BYTES = 5 + 9 + 9
 
@@ -102,6 +100,10 @@ class Decoder:
     """Finds the messages in what a connection sends."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets what there is."""
         self._buffer = bytearray()
         self._start = 0  # where the next message begins
         self._begin()
@@ -117,13 +119,13 @@ class Decoder:
         """Whether a message has begun and not ended."""
         return len(self._buffer) > self._start
 
+    @property
+    def buffered(self) -> int:
+        """How many bytes are kept here."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
-        if self._start == len(self._buffer):
-            self._buffer = bytearray(data)
-            self._at -= self._start
-            self._start = 0
-            return
-        if self._start >= _DROP_BYTES:
+        if self._start:
             del self._buffer[: self._start]
             self._at -= self._start
             self._start = 0
@@ -139,6 +141,8 @@ class Decoder:
             message = _message(raw) if readable else _refusal(raw, "it has too many values")
             if message is not None:
                 return message
+        if not self.partial:
+            self.clear()  # it may have been a long one
         return None
 
     def _walk(self) -> bool:

@@ -16,6 +16,9 @@ class ProtocolVersion(NamedTuple):
 
 VERSION = ProtocolVersion(1, 0)
 
+# Says where the driver's socket is; the plan's.
+ENDPOINT_VARIABLE = "FSCT_IPC_ENDPOINT"
+
 # In both protocols, what the newer one says a line may have. The longest message of sense, four
 # texts of the length that a device can show at all, has a quarter of it.
 MAX_MESSAGE_BYTES = 1 << 20

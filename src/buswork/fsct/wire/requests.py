@@ -19,6 +19,8 @@ _VENDOR_IN = 0xC1
 _GET_DESCRIPTOR = 0x06
 _BOS_VALUE = 0x0F00
 _SET_VALUE = 0x3100
+_BOS = 0x0F
+_BOS_HEADER_BYTES = 5
 
 _MAX_U16 = 2**16 - 1
 _MAX_U32 = 2**32 - 1
@@ -107,6 +109,22 @@ def text(interface: int, text_id: TextId, data: bytes) -> ControlRequest:
 
 
 # -- answers -----------------------------------------------------------------------------------
+
+
+def whole_bos(answer: bytes) -> bytes:
+    """The BOS if it is all there; what was cut short may be whole when it is asked for again."""
+    total = int.from_bytes(answer[2:4], "little") if answer[1:2] == bytes((_BOS,)) else 0
+    return _whole(answer, max(total, _BOS_HEADER_BYTES))
+
+
+def whole_set_header(answer: bytes) -> bytes:
+    return _whole(answer, SET_HEADER_BYTES)
+
+
+def _whole(answer: bytes, length: int) -> bytes:
+    if len(answer) < length:
+        raise BadAnswer(f"the device sent {len(answer)} of {length} bytes")
+    return answer
 
 
 def parse_timestamp(answer: bytes) -> int:

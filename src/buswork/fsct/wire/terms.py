@@ -1,7 +1,8 @@
 """The vocabulary of FSCT as data: what checks, codecs and the documentation have in common."""
 
 import enum
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import UUID
 
@@ -129,14 +130,30 @@ class TimeSync(NamedTuple):
     mono_ns: int
 
 
-class Field(NamedTuple):
-    """What callers give or see: the range is that of the number, or of a text's length."""
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A value that callers give or get, or a device gets: what it may be, and what it means.
+
+    The range is that of the number; where the unit is bytes or characters, that of their count.
+    """
 
     name: str
     unit: str
     lowest: float
     highest: float
     meaning: str
+    codes: Mapping[int, str] = field(default_factory=dict)  # what the numbers stand for
+
+    def takes(self, number: float) -> bool:
+        return self.lowest <= number <= self.highest  # NaN isn't
+
+
+def _coded(name: str, meaning: str, codes: Mapping[int, str]) -> Field:
+    return Field(name, "", min(codes), max(codes), meaning, codes)
+
+
+def _by_name(*fields: Field) -> Mapping[str, Field]:
+    return {each.name: each for each in fields}
 
 
 # Beyond it no device can show anything: its own limit has 16 bits, and a character a byte or more.
@@ -146,24 +163,50 @@ MAX_SELF_ID_BYTES = 256
 # A device gets the rate as a float of 32 bits, in which anything larger is infinite.
 MAX_RATE = (2 - 2**-23) * 2.0**127
 
-FIELDS = {
-    field.name: field
-    for field in (
-        Field("player_id", "", 1, 2**32 - 1, "a player, counted from 1, never given twice"),
-        Field("self_id", "bytes", 0, MAX_SELF_ID_BYTES, "what a player calls itself"),
-        Field("device_id", "", 0, 2**128 - 1, "a device's UUID"),
-        Field("status", "", min(Status), max(Status), "what the player is doing; 15 is not known"),
-        Field(
-            "metadata_id",
-            "",
-            min(TRACK_TEXTS.values()),
-            max(TRACK_TEXTS.values()),
-            "which text: 1 title, 2 artist, 3 album, 4 genre",
-        ),
-        Field("text", "characters", 0, MAX_TEXT_CHARACTERS, "a text; what is beyond is cut off"),
-        Field("position_ms", "ms", 0, 2**63 - 1, "the position at the time of update_unix_ms"),
-        Field("update_unix_ms", "ms", -(2**63), 2**63 - 1, "when that was, since 1970 in UTC"),
-        Field("duration_ms", "ms", 0, 2**64 - 1, "the length of the track"),
-        Field("rate", "", -MAX_RATE, MAX_RATE, "seconds of the track per second; 0 stands still"),
-    )
+STATUS_WORDS = {
+    int(status): "not known" if status is Status.UNKNOWN else status.name.lower()
+    for status in Status
 }
+TEXT_WORDS = {int(text_id): name for name, text_id in TRACK_TEXTS.items()}
+
+FIELDS = _by_name(
+    Field(
+        "major", "", 0, 2**16 - 1, "the version of the protocol: another one is another protocol"
+    ),
+    Field("minor", "", 0, 2**16 - 1, "a higher one has something more"),
+    Field(
+        "player_id",
+        "",
+        1,
+        2**32 - 1,
+        "a player, counted from 1; a number comes again only after all others",
+    ),
+    Field("self_id", "bytes", 0, MAX_SELF_ID_BYTES, "what a player calls itself, in UTF-8"),
+    Field("device_id", "bytes", 16, 16, "a device's UUID; in text, its 36 characters"),
+    _coded("status", "what the player is doing", STATUS_WORDS),
+    _coded("metadata_id", "which text", TEXT_WORDS),
+    Field(
+        "text", "characters", 0, MAX_TEXT_CHARACTERS, "a text or none; what is beyond is cut off"
+    ),
+    Field("position_ms", "ms", 0, 2**63 - 1, "where the track was at that time"),
+    Field("update_unix_ms", "ms", -(2**63), 2**63 - 1, "that time, since 1970 in UTC"),
+    Field("duration_ms", "ms", 0, 2**64 - 1, "the length of the track; 0 is one that is not known"),
+    Field("rate", "", -MAX_RATE, MAX_RATE, "seconds of the track per second; 0 stands still"),
+)
+
+# What JSON-RPC has more.
+JSON_FIELDS = _by_name(
+    Field("update_mono_ns", "ns", -(2**63), 2**63 - 1, "in place of update_unix_ms: by `mono_ns`"),
+    Field("wall_ns", "ns", 0, 2**64 - 1, "the driver's time, since 1970 in UTC"),
+    Field("mono_ns", "ns", 0, 2**64 - 1, "its monotonic clock at the same moment"),
+    Field("vendor_id", "", 0, 2**16 - 1, "the number of a device's vendor"),
+    Field("product_id", "", 0, 2**16 - 1, "the number that the vendor gave to the product"),
+)
+
+# The payload of a device's progress request, in its order.
+PROGRESS_FIELDS = _by_name(
+    Field("duration_s", "s", 0, 2**32 - 1, "the length of the track"),
+    Field("position_ms", "ms", -(2**31), 2**31 - 1, "where the track is at that time"),
+    Field("device_timestamp_ms", "ms", 0, 2**64 - 1, "that time, since the device was switched on"),
+    Field("rate", "", -MAX_RATE, MAX_RATE, "seconds of the track per second; 0 stands still"),
+)

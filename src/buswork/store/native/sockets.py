@@ -23,10 +23,11 @@ from buswork.authority import Authority, Lease
 from buswork.errors import BusworkError, InvalidArgs, LimitsExceeded, TimedOut
 from buswork.log import Sparing, SparingByUid
 from buswork.native.accept import Acceptor
+from buswork.native.commons import Commons
 from buswork.native.inflight import InFlight
 from buswork.native.peers import Known, Peers
-from buswork.native.room import Buffers, Crowd
-from buswork.native.shares import CHEAP_SECONDS, Shares
+from buswork.native.room import Charges, Crowd
+from buswork.native.shares import CHEAP_SECONDS
 from buswork.store.model import Store
 from buswork.store.native.memory import SharedMemory
 from buswork.store.wire.requests import (
@@ -87,7 +88,7 @@ class _Connection:
     """One client that is not yet answered: its request is on the way, polkit thinks, others have
     their turn, or it does not read."""
 
-    __slots__ = ("_assembly", "_charged", "_door", "_doors", "_leases", "_loop", "_rest", "_task",
+    __slots__ = ("_assembly", "_charges", "_door", "_doors", "_lease", "_loop", "_rest", "_task",
                  "_timer", "known", "sock")  # fmt: skip
 
     def __init__(self, door: "_Door", sock: socket.SocketType, known: Known, lease: Lease) -> None:
@@ -96,8 +97,8 @@ class _Connection:
         self._loop = door.loop
         self.sock = sock
         self.known = known
-        self._leases = [lease]
-        self._charged = CHUNK_BYTES  # the lease for the connection pays for so much
+        self._lease = lease
+        self._charges = Charges(door.quotas, self._doors.buffers, known.peer.uid, CHUNK_BYTES)
         self._assembly = door.assembly()
         self._rest = memoryview(b"")
         self._task: asyncio.Task[None] | None = None
@@ -151,7 +152,7 @@ class _Connection:
         self._doors.crowd.heard(self)
         try:
             request = self._door.more(self._assembly, data)
-            self._charge(self._assembly.size)
+            self._charges.cover(self._assembly.size)
         except (BusworkError, Malformed) as error:
             self._refuse(error)
             return True
@@ -164,14 +165,6 @@ class _Connection:
         else:
             self._task = asyncio.create_task(self._authorise(request))
         return True
-
-    def _charge(self, size: int) -> None:
-        """What waits here in memory counts as waiting bytes of its uid, in steps."""
-        if size > self._charged:
-            amount = max(size, self._charged)
-            self._leases.append(self._door.quotas.take(self.uid, "waiting_bytes", amount))
-            self._doors.buffers.take(self.uid, amount)
-            self._charged += amount
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -206,7 +199,7 @@ class _Connection:
         if self.sock.fileno() < 0:
             return
         try:
-            self._charge(self._door.reply_size(self.known, request))
+            self._charges.cover(self._door.reply_size(self.known, request))
         except LimitsExceeded as error:
             self._refuse(error)
         else:
@@ -253,7 +246,7 @@ class _Connection:
     def send_rest(self, reply: bytes, sent: int) -> None:
         self._doors.crowd.heard(self)
         try:
-            self._charge(len(reply))
+            self._charges.cover(len(reply))
         except LimitsExceeded as error:
             self._door.complain(self.known, error)
             self.close()
@@ -294,10 +287,8 @@ class _Connection:
             self._loop.remove_reader(self.sock.fileno())
             self._loop.remove_writer(self.sock.fileno())
             _close(self.sock)
-        for lease in self._leases:
-            lease.release()
-        if self._charged > CHUNK_BYTES:
-            self._doors.buffers.give_back(self.uid, self._charged - CHUNK_BYTES)
+        self._lease.release()
+        self._charges.release()
         self._doors.peers.let_go(self.known)
 
 
@@ -528,16 +519,19 @@ class Doors:
         patience: Patience | None = None,
         *,
         memory: SharedMemory,
+        commons: Commons | None = None,
     ) -> None:
+        """commons: what the native sockets of other wings have a part of too."""
         self.store = store
         self.memory = memory
         self.authority = authority
         self.patience = patience or Patience()
         self.loop = asyncio.get_running_loop()
         self.peers = Peers(authority.forget_peer)
-        self.shares = Shares()
+        commons = commons or Commons()
+        self.shares = commons.shares
+        self.buffers = commons.buffers
         self.in_flight = InFlight()
-        self.buffers = Buffers()
         self.crowd: Crowd[_Connection] = Crowd()
         self._doors = {door.name: door for door in (_GetDoor(self), _SetDoor(self))}
         self._acceptor = Acceptor()
@@ -585,7 +579,6 @@ class Doors:
 
     def close(self) -> None:
         self._acceptor.close()
-        self.shares.close()
         for connection in self.crowd.all:
             connection.close()
         self.in_flight.close()

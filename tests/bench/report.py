@@ -11,7 +11,6 @@ from typing import Any
 
 START = "<!-- bench:{} -->"
 END = "<!-- /bench:{} -->"
-LIBRARIES = ("dbus-next", "dbus-fast")
 
 
 @dataclass(frozen=True)
@@ -73,18 +72,17 @@ def as_json(results: dict[str, Result], machine: dict[str, str]) -> dict[str, An
     return {"machine": machine, "parts": {name: asdict(result) for name, result in results.items()}}
 
 
-def machine_facts() -> dict[str, str]:
-    """What the figures depend on; not the name of the host."""
+def machine_facts(*libraries: str) -> dict[str, str]:
+    """What the figures depend on, these libraries of Python too; not the name of the host."""
     processors = Path("/proc/cpuinfo").read_text()
     models = re.findall(r"^model name\s*: (.*)$", processors, re.MULTILINE)
     facts = {
         "CPU": f"{models[0] if models else platform.machine()} x {len(models) or '?'}",
         "kernel": platform.release(),
         "Python": platform.python_version(),
-        "dbus-daemon": _last_word("dbus-daemon", "--version"),
-        "libsystemd": _last_word("pkg-config", "--modversion", "libsystemd"),
+        "dbus-daemon": last_word("dbus-daemon", "--version"),
     }
-    return facts | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return facts | {name: importlib.metadata.version(name) for name in libraries}
 
 
 def has_markers(document: Path, bench: str) -> bool:
@@ -101,7 +99,8 @@ def update(document: Path, bench: str, text: str) -> None:
     document.write_text(f"{before}{start}\n\n{text}\n{end}{after}")
 
 
-def _last_word(*command: str) -> str:
+def last_word(*command: str) -> str:
+    """Of the first line that this prints: as a rule, its version."""
     first_line = subprocess.run(
         command, capture_output=True, text=True, check=True
     ).stdout.splitlines()[0]

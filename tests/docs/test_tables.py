@@ -1,0 +1,85 @@
+"""What the guides say in numbers, held against the code that has them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from buswork.authority import Limits
+from buswork.bus import backlog, news
+from buswork.fsct import wing
+from buswork.fsct.model.display import MAX_DEVICES
+from buswork.fsct.model.players import MAX_PLAYERS, MAX_TEXT_BYTES
+from buswork.fsct.native.calls import RIGHTS
+from buswork.fsct.native.connection import MAX_IN_FLIGHT, MAX_UNREAD_BYTES, Patience
+from buswork.fsct.wire.methods import METHODS
+from buswork.fsct.wire.protocol import MAX_MESSAGE_BYTES
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs/guide-fsct.md").read_text()
+DESIGN = (ROOT / "docs/design.md").read_text()
+LIMITS = {
+    "players of a user, and its other objects on D-Bus": f"{Limits().objects}",
+    "players in all (`MaxPlayers`)": f"{MAX_PLAYERS}",
+    "registrations of a user": (
+        f"{wing.REGISTRATIONS_AT_ONCE} at once, then {wing.REGISTRATIONS_A_SECOND} a second"
+    ),
+    "devices (`MaxDevices`)": f"{MAX_DEVICES}",
+    "a text (`MaxTextBytes`)": f"{MAX_TEXT_BYTES} bytes of UTF-8",
+    "connections of a user to the socket": f"{Limits().native_connections}",
+    "requests of a connection that wait for their answer": f"{MAX_IN_FLIGHT}",
+    "answers that a client has not read": f"{MAX_UNREAD_BYTES // 1024} KiB",
+    "a message on the socket": (
+        f"{MAX_MESSAGE_BYTES >> 20} MiB, within {Patience().message_seconds:.0f} seconds"
+    ),
+    "from a request on the socket to its answer": f"{Patience().request_seconds:.0f} seconds",
+    "PropertiesChanged of a user's players": (
+        f"{news.AT_ONCE} at once, then {news.A_SECOND} a second"
+    ),
+    "PropertiesChanged of all": (
+        f"{news.AT_ONCE_IN_ALL} at once, then {news.A_SECOND_IN_ALL} a second"
+    ),
+    "signals of the wing that listeners have not read": f"{backlog.PART_BYTES >> 20} MiB",
+}
+
+
+def rows(heading):
+    """The cells of the first table below a heading of the guide, without its head."""
+    section = GUIDE.partition(f"\n{heading}\n")[2]
+    _, _, *lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_limits_of_the_guide_are_those_of_the_code():
+    assert {what: much for what, much, _ in rows("## Limits")} == LIMITS
+    assert f"after {Patience().unread_seconds:.0f} seconds it is closed" in GUIDE
+    assert f"for {Patience().drain_seconds:.0f} seconds at the most" in GUIDE
+    assert GUIDE.count(f"keeps {MAX_TEXT_BYTES} bytes") == 1
+
+
+@pytest.mark.parametrize("row", rows("### The methods"), ids=lambda row: row[0].strip("`"))
+def test_the_guide_says_which_right_a_method_takes(row):
+    name, right = row[0].strip("`"), row[-1].strip("`")
+    asked = RIGHTS.get(name)
+    assert right == ("none" if asked is None else asked.own.rpartition(".")[2])
+    assert asked is None or asked.others in (asked.own, "org.fsct.driver.manage")
+
+
+def test_the_guide_has_every_method_and_says_which_take_something():
+    takes = [(name.strip("`"), bool(params)) for name, params, _, _ in rows("### The methods")]
+    assert sorted(takes) == sorted((name, bool(each.params)) for name, each in METHODS.items())
+
+
+def test_the_design_has_the_same_numbers():
+    text = " ".join(DESIGN.split())
+    assert f"Each wing has {backlog.PART_BYTES >> 20} MiB" in text
+    rates = f"past {news.A_SECOND} changes a second of one user's things, or {news.A_SECOND_IN_ALL}"
+    assert f"{rates} of all" in text
+
+
+@pytest.mark.parametrize("package", ["bus", "native"])
+def test_the_design_names_every_module_of_what_wings_share(package):
+    section = re.search(rf"^## .*`{package}/`\n(.*?)^#", DESIGN, re.MULTILINE | re.DOTALL)[1]
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|.*\n", section, re.MULTILINE))))
+    files = {path.stem for path in (ROOT / "src/buswork" / package).glob("*.py")} - {"__init__"}
+    assert files <= named
