@@ -488,41 +488,6 @@ async def test_39_questions_of_one_user_leave_half_of_the_places_to_others(bus, 
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_39_those_who_wait_come_in_turn_by_user():
-    places = module.Places(1, 1)
-    order = []
-
-    async def visit(uid, number):
-        async with places.place(uid):
-            order.append((uid, number))
-            await asyncio.sleep(0)
-
-    await asyncio.gather(*(visit(1, n) for n in range(3)), *(visit(2, n) for n in range(2)))
-    assert order == [(1, 0), (1, 1), (2, 0), (1, 2), (2, 1)]
-    assert (places._free, places._used, places._waiting) == (1, {}, {})
-
-
-@pytest.mark.parametrize("called", [False, True])
-async def test_39_who_gives_up_waiting_leaves_the_place_to_others(called):
-    places = module.Places(1, 1)
-    first = places.place(1)
-    await first.__aenter__()
-    waiting = asyncio.create_task(places.place(2).__aenter__())
-    await asyncio.sleep(0)
-    if called:
-        await first.__aexit__(None, None, None)
-        waiting.cancel()
-    else:
-        waiting.cancel()
-        await asyncio.sleep(0)
-        await first.__aexit__(None, None, None)
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    async with asyncio.timeout(10), places.place(3):
-        assert places._free == 0
-    assert (places._free, places._used) == (1, {})
-
-
 async def test_39_those_who_wait_for_a_place_are_bounded(bus, authority, polkit, monkeypatch):
     monkeypatch.setattr(module, "MAX_WAITING_PLAIN", 3)
     polkit.rules |= {f"{ACTION}{number}": "hang" for number in range(3)}

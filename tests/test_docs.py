@@ -5,13 +5,26 @@ import pytest
 
 from buswork import docs
 from buswork.bus.contract import load, xml_folder
+from buswork.fsct.wire.terms import Field
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in xml_folder().glob("*.xml"))
 
 
+MARKS = "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in docs.TABLES)
+
+
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def guide(tmp_path, monkeypatch):
+    """Where the guide is, for this test."""
+    guide = tmp_path / "guide.md"
+    guide.write_text(f"Before.\n{MARKS}After.\n")
+    monkeypatch.setattr(docs, "GUIDE", guide)
+    return guide
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, guide):
     """Where the reference is, for this test."""
     place = tmp_path / "reference.md"
     monkeypatch.setattr(docs, "REFERENCE", place)
@@ -26,6 +39,12 @@ def section(name):
 
 def test_the_shipped_reference_is_what_the_xml_says():
     assert (ROOT / docs.REFERENCE).read_text() == docs.reference()
+
+
+def test_the_shipped_guide_has_the_tables_of_the_fields():
+    text = (ROOT / docs.GUIDE).read_text()
+    assert docs.with_tables(text) == text
+    assert all(docs.table(fields) in text for fields in docs.TABLES.values())
 
 
 def test_every_interface_has_its_section():
@@ -109,9 +128,47 @@ def test_how_an_interface_is_described():
     assert docs._interface(ET.fromstring(MADE_UP)) == MADE_OF_IT
 
 
-def test_writing_it(place, capsys):
+FIELDS = {
+    field.name: field
+    for field in (
+        Field("far", "m", -(2**31), 2**31 - 1, "how far"),
+        Field("fast", "", -1.5, 2.0**100, "how fast"),
+        Field("word", "bytes", 4, 4, "a word"),
+        Field("kind", "", 0, 7, "which", {0: "soft", 7: "hard"}),
+        Field("count", "", 1, 65535, "how many"),
+    )
+}
+
+TABLE_OF_THEM = """\
+| value | unit | range | what it is |
+|---|---|---|---|
+| `far` | m | -2^31 to 2^31 - 1 | how far |
+| `fast` |  | -1.5 to 1.2676506e+30 | how fast |
+| `word` | bytes | 4 | a word |
+| `kind` |  | 0 soft, 7 hard | which |
+| `count` |  | 1 to 65535 | how many |"""
+
+
+def test_how_fields_are_described(monkeypatch):
+    assert docs.table(FIELDS) == TABLE_OF_THEM
+    monkeypatch.setattr(docs, "VALUES", {"org.toy.One": FIELDS})
+    made = docs._interface(ET.fromstring(MADE_UP))
+    assert made == f"{MADE_OF_IT}\n### Values\n\n{TABLE_OF_THEM}\n"
+
+
+def test_tables_stand_between_their_marks(monkeypatch):
+    monkeypatch.setattr(docs, "TABLES", {"toys": FIELDS})
+    text = "a\n<!-- toys -->\nold\n<!-- /toys -->\nb\n"
+    made = f"a\n<!-- toys -->\n\n{TABLE_OF_THEM}\n\n<!-- /toys -->\nb\n"
+    assert docs.with_tables(text) == docs.with_tables(made) == made
+    with pytest.raises(ValueError, match="substring"):
+        docs.with_tables("no marks")
+
+
+def test_writing_it(place, guide, capsys):
     assert docs.main([]) == 0
     assert place.read_text() == docs.reference()
+    assert guide.read_text() == docs.with_tables(f"Before.\n{MARKS}After.\n")
     assert capsys.readouterr() == ("", "")
 
 
@@ -135,6 +192,14 @@ def test_a_check_of_what_is_not_writes_nothing(place, capsys, change):
 def test_a_check_of_what_is_not_there(place):
     assert docs.main(["--check"]) == 1
     assert not place.exists()
+
+
+def test_a_check_of_a_guide_with_an_old_table(place, guide, capsys):
+    docs.main([])
+    guide.write_text(guide.read_text().replace("`self_id` | bytes", "`self_id` | bits"))
+    assert docs.main(["--check"]) == 1
+    assert capsys.readouterr().err == f"{guide} is out of date; run: python -m buswork.docs\n"
+    assert "bits" in guide.read_text()
 
 
 def test_wrong_arguments(place):

@@ -9,11 +9,12 @@ import contextlib
 import logging
 import select
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 from buswork.bus.caller import Callers, Peer
+from buswork.bus.places import Places
 from buswork.bus.polkit import INTERACTIVE_SECONDS, PLAIN_SECONDS, Answer, Polkit, PolkitAbsent
 from buswork.bus.transport import Connection
 from buswork.errors import (
@@ -110,65 +111,6 @@ class Quotas:
         self._used[key] -= amount
         if self._used[key] <= 0:
             del self._used[key]
-
-
-class Places:
-    """So many may do something at once. Who waits has his turn by uid, so that many questions of
-    one user hold up no other's."""
-
-    def __init__(self, places: int, per_uid: int) -> None:
-        self._free = places
-        self._per_uid = per_uid
-        self._used: Counter[int] = Counter()
-        self._waiting: OrderedDict[int, deque[asyncio.Future[None]]] = OrderedDict()
-
-    @contextlib.asynccontextmanager
-    async def place(self, uid: int) -> AsyncIterator[None]:
-        await self._take(uid)
-        try:
-            yield
-        finally:
-            self._give_back(uid)
-
-    async def _take(self, uid: int) -> None:
-        if self._free and self._used[uid] < self._per_uid:
-            self._free -= 1
-            self._used[uid] += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(uid, deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came in this very moment
-                self._give_back(uid)
-            raise
-
-    def _give_back(self, uid: int) -> None:
-        self._free += 1
-        self._used[uid] -= 1
-        if not self._used[uid]:
-            del self._used[uid]
-        self._call_next()
-
-    def _call_next(self) -> None:
-        """Gives the free place to the first of the uid that has waited longest for a turn."""
-        for uid in list(self._waiting):
-            if self._used[uid] >= self._per_uid:
-                continue
-            line = self._waiting[uid]
-            while line and line[0].done():  # given up meanwhile
-                line.popleft()
-            turn = line.popleft() if line else None
-            if line:
-                self._waiting.move_to_end(uid)
-            else:
-                del self._waiting[uid]
-            if turn is not None:
-                self._free -= 1
-                self._used[uid] += 1
-                turn.set_result(None)
-                return
 
 
 class _Question:

@@ -5,6 +5,7 @@ import os
 
 import pytest
 from support.fakebus import DRIVER, ERROR, OWN_NAME, PINGER, Refused
+from support.reference import PATH
 from support.toyface import ALICE, ALICE_UID, BOB, ROOT, TOY, Stack
 
 from buswork.bus import backlog as module
@@ -13,6 +14,9 @@ from buswork.bus.library import variant
 from buswork.bus.writer import close_all
 
 MIB = 1 << 20
+PART_BYTES = module.PART_BYTES
+WINGS = 5
+OTHER_ROOT = "/org/toys"
 # What nobody should look at: the other figure of the same connection.
 MISLEADING = 1 << 31
 
@@ -22,6 +26,8 @@ class Figures:
 
     def __init__(self, bus):
         self.unread = {}
+        self.never_read = None  # the path from which signals are not
+        self._bus = bus
         self.asked = []
         self.held = set()
         bus.answers[DRIVER, "GetConnectionStats"] = self._answer
@@ -29,9 +35,13 @@ class Figures:
     def of(self, name):
         incoming, outgoing = MISLEADING, self.unread.get(name, 0)
         if name == OWN_NAME:
-            incoming, outgoing = outgoing, incoming
+            incoming, outgoing = outgoing + self.of_ours(), incoming
         figures = {"IncomingBytes": variant("u", incoming), "OutgoingBytes": variant("u", outgoing)}
         return "a{sv}", [figures]
+
+    def of_ours(self):
+        moved = self._bus.signals("Moved") if self.never_read else ()
+        return sum(len(m.body) for m in moved if m.fields[PATH] == self.never_read)
 
     def _answer(self, call):
         (name,) = call.values
@@ -46,6 +56,12 @@ class Clock:
 
     def monotonic(self):
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def parts(monkeypatch):
+    """No wing is silent for what it sends itself, but only where a test says so."""
+    monkeypatch.setattr(module, "PART_BYTES", 1 << 40)
 
 
 @pytest.fixture
@@ -73,6 +89,7 @@ async def output(stack, size=MIB + 1):
     target = stack.connection.writer.sent + size
     while stack.connection.writer.sent + stack.connection.writer.queued < target:
         stack.edge.emit(ROOT, TOY, "Moved", "x" * 60_000, 1)
+        assert not stack.edge.dropped_signals
     await stack.connection.writer.drain()
     await stack.bus.settle()
 
@@ -216,6 +233,114 @@ async def test_32_broadcasts_are_left_out_when_very_much_is_unread(
     await bus.settle()
     assert len([m for m in bus.signals("Moved") if m.values[0] == "last"]) == sent
     assert stack.edge.dropped_signals == dropped + 1 - sent
+
+
+# Each wing's part
+
+
+@pytest.fixture
+def small_parts(stack, toy, monkeypatch):
+    """Two wings with a part of 3 MiB each, and a bus that is asked whenever there is a need."""
+    monkeypatch.setattr(module, "PART_BYTES", 3 * MIB)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    stack.toy(OTHER_ROOT, wing=OTHER_ROOT)
+
+
+async def emit(stack, path, size=MIB):
+    """Whether all of so much could be sent; the bus has read it, and was asked about it."""
+    dropped = stack.edge.dropped_signals
+    for _ in range(size // 65_536):
+        stack.edge.emit(path, TOY, "Moved", "x" * 65_400, 1)
+    await stack.connection.writer.drain()
+    await stack.bus.settle()
+    return stack.edge.dropped_signals == dropped
+
+
+async def fill(stack, figures, path):
+    """Nobody reads what this wing sends."""
+    figures.never_read = path
+    while await emit(stack, path):
+        assert figures.of_ours() <= 4 * MIB
+
+
+async def test_32_a_wing_that_is_not_read_takes_no_other_wings_signals(
+    bus, stack, figures, small_parts
+):
+    await fill(stack, figures, ROOT)
+    for _ in range(20):
+        assert await emit(stack, OTHER_ROOT)
+        assert not await emit(stack, ROOT, MIB // 16)
+    assert not stack.edge.dispatcher.backlog.careful
+
+
+async def test_32_what_is_not_read_is_of_those_who_sent_meanwhile(stack, figures, small_parts):
+    await emit(stack, OTHER_ROOT)
+    await fill(stack, figures, ROOT)
+    parts = [stack.edge.dispatcher.backlog.part(wing) for wing in (ROOT, OTHER_ROOT)]
+    assert parts[0].unread == pytest.approx(3 * MIB, rel=0.4)
+    assert parts[1].unread + parts[1].sent < MIB // 8
+
+
+async def test_wings_have_their_part_of_what_is_not_read_by_what_they_sent(watched):
+    parts = [watched.part("a"), watched.part("b")]
+    for size, unread, told in [
+        ((100, 300), 200, [50, 150]),  # half of all is not read
+        ((0, 0), 50, [12.5, 37.5]),  # three quarters were read
+        ((100, 300), 50, [12.5, 37.5]),
+        ((100, 0), 1050, [112.5, 37.5]),  # what else is not read are answers
+        ((5, 5), 0, [0, 0]),
+    ]:
+        for part, bytes_ in zip(parts, size, strict=True):
+            part.sent += bytes_
+        sent = watched._sent()
+        parts[0].sent += 7  # while the bus is asked
+        watched._set_unread(unread, watched._confirmed + sum(size), sent)
+        assert [part.unread for part in parts] == told
+        assert [part.sent for part in parts] == [7, 0]
+        parts[0].sent = 0
+
+
+async def test_who_is_read_again_is_sent_again(stack, figures, small_parts):
+    await fill(stack, figures, ROOT)
+    asked = len(figures.asked)
+    await stack.bus.settle()
+    assert len(figures.asked) > asked, "as long as a part is full"
+    figures.never_read = None
+    await stack.bus.settle()
+    assert await emit(stack, ROOT)
+    await stack.bus.settle()
+    asked = len(figures.asked)
+    await stack.bus.settle()
+    assert len(figures.asked) == asked
+
+
+async def test_a_part_that_is_full_is_reason_to_ask(stack, figures, small_parts):
+    """Though nothing was sent since that would be."""
+    stack.edge.dispatcher.backlog.part(ROOT).unread = 4 * MIB
+    assert not await emit(stack, ROOT, MIB // 16)
+    assert figures.asked == [OWN_NAME]
+
+
+async def test_32_without_figures_it_is_what_the_bus_does_not_take(bus, polkit, monkeypatch):
+    monkeypatch.setattr(module, "PART_BYTES", 3 * MIB)
+    stack = await Stack.make(bus)
+    stack.toy()
+    stack.toy(OTHER_ROOT, wing=OTHER_ROOT)
+    for path in (ROOT, OTHER_ROOT) * 5:
+        assert await emit(stack, path)
+    bus.stop_listening()
+    for _ in range(80):
+        stack.edge.emit(ROOT, TOY, "Moved", "x" * 65_400, 1)
+    dropped = stack.edge.dropped_signals
+    assert dropped > 10
+    for _ in range(30):
+        stack.edge.emit(OTHER_ROOT, TOY, "Moved", "x" * 65_400, 1)
+    assert stack.edge.dropped_signals == dropped
+    bus.listen()
+    await stack.connection.writer.drain()
+    for path in (ROOT, OTHER_ROOT) * 5:
+        await emit(stack, path, MIB // 16)
+        assert await emit(stack, path)
 
 
 # Callers
@@ -417,4 +542,5 @@ def test_the_figures_fit_together():
     """What may lie unread at the worst stays under what makes dbus-daemon stop reading us."""
     assert 2 * module.CAREFUL_BYTES < module.SILENT_BYTES < 127 * MIB
     assert module.UNCONFIRMED_BYTES <= module.CAREFUL_BYTES
+    assert WINGS * PART_BYTES < module.CAREFUL_BYTES
     assert writer.OUTPUT_STEP < module.DEAF_BYTES < module.CAREFUL_BYTES

@@ -66,6 +66,20 @@ def test_without_an_action_of_their_own_things_of_others_have_the_same():
     assert not Guard("none", "org.toy.others").is_open
 
 
+@pytest.mark.parametrize(
+    ("emits", "told"), [("true", True), ("invalidates", True), ("const", False), ("false", False)]
+)
+def test_whether_changes_are_told(emits, told):
+    guarded = parse_one(property_("Size", "u", "read", "org.toy.act", emits=emits))
+    public = parse_one(property_("Size", "u", "read", emits=emits))
+    written = parse_one(property_("Size", "u", "write", emits=emits))
+    for each in (guarded, public, written):
+        assert each.properties["Size"].is_told is told
+    assert public.properties["Size"].is_told_with_value is (emits == "true")
+    assert not guarded.properties["Size"].is_told_with_value
+    assert not written.properties["Size"].is_told_with_value
+
+
 @pytest.mark.parametrize("access", ["read", "write", "readwrite"])
 def test_a_property(access):
     write = "org.toy.write" if access == "readwrite" else ""

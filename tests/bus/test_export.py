@@ -1,9 +1,9 @@
 import pytest
 from support import reference
 from support.fakebus import DRIVER, ERROR
-from support.toyface import ALICE, ALICE_UID, OTHER, ROOT, TOY, OtherFace, ToyFace
+from support.toyface import ALICE, ALICE_UID, BOB_UID, OTHER, ROOT, TOY, OtherFace, ToyFace
 
-from buswork.bus import export, writer
+from buswork.bus import export, news, writer
 from buswork.bus.codec import CodecError
 from buswork.bus.contract import ContractError
 from buswork.bus.library import variant
@@ -167,6 +167,56 @@ async def test_a_change_of_what_is_not_there_is_no_signal(bus, stack, toy):
     stack.edge.unexport(ROOT)
     stack.edge.changed(ROOT, TOY, "Public")
     assert await signals(bus, "PropertiesChanged") == []
+
+
+async def test_32_changes_are_told_at_the_rate_of_whose_they_are(bus, stack, toy, monkeypatch):
+    """As the contract's `owner_uid` says; of what tells nothing, there is nothing to count."""
+    monkeypatch.setattr(news, "AT_ONCE", 5)
+    monkeypatch.setattr(news, "A_SECOND", 0.001)
+    other = stack.toy(f"{ROOT}/other")
+    toy.owner, other.owner = ALICE_UID, BOB_UID
+    for number in range(100):
+        stack.edge.changed(ROOT, TOY, "Silent", "Constant")
+        toy.public = str(number)
+        stack.edge.changed(ROOT, TOY, "Public", "Silent")
+    stack.edge.changed(f"{ROOT}/other", TOY, "Public")
+    told = [message.values[1] for message in await signals(bus, "PropertiesChanged")]
+    numbers = [{"Public": variant("s", str(number))} for number in range(5)]
+    assert told == [*numbers, {"Public": variant("s", "open")}]
+    assert stack.edge.dropped_signals == 0
+
+
+async def test_32_a_change_that_can_not_be_told_now_is_told_later(bus, stack, toy, monkeypatch):
+    monkeypatch.setattr(writer, "QUEUE_MAX", 0)
+    monkeypatch.setattr(news, "A_SECOND", 1000)
+    stack.connection.writer.is_held = True
+    stack.edge.emit(ROOT, TOY, "Moved", "fills the queue", 1)
+    stack.edge.changed(ROOT, TOY, "Public")
+    toy.public = "newest"
+    monkeypatch.setattr(writer, "QUEUE_MAX", 1 << 20)
+    stack.connection.writer.is_held = False
+    changed = await bus.next(lambda message: message.member == "PropertiesChanged")
+    assert changed.values == [TOY, {"Public": variant("s", "newest")}, []]
+    assert len(bus.signals("PropertiesChanged")) == 1
+    assert stack.edge.dropped_signals == 0
+
+
+async def test_a_change_of_what_went_before_it_was_told_is_no_signal(bus, stack, toy, monkeypatch):
+    monkeypatch.setattr(news, "AT_ONCE", 1)
+    monkeypatch.setattr(news, "A_SECOND", 1000)
+    toy.owner = ALICE_UID
+    for path in (ROOT, f"{ROOT}/a", f"{ROOT}/b"):
+        if path != ROOT:
+            stack.toy(path).owner = ALICE_UID
+        stack.edge.changed(path, TOY, "Public")
+    stack.edge.unexport(f"{ROOT}/a")
+    changed = await bus.next(lambda message: message.member == "PropertiesChanged")
+    while header(changed)[0] != f"{ROOT}/b":
+        changed = await bus.next(lambda message: message.member == "PropertiesChanged")
+    assert [header(message)[0] for message in bus.signals("PropertiesChanged")] == [
+        ROOT,
+        f"{ROOT}/b",
+    ]
 
 
 # Exporting

@@ -10,7 +10,7 @@ from support.fakebus import ERROR
 from support.reference import Message
 from support.values import BODIES, PATHS, strings
 
-from buswork.bus.codec import CodecError, body_encoder
+from buswork.bus.codec import CodecError, Parts, body_encoder
 from buswork.bus.library import variant
 from buswork.bus.message import (
     FIXED_SIZE,
@@ -431,6 +431,16 @@ def test_a_reply_template_makes_what_encode_message_makes(signature, destination
         expected = encode_message(Kind.RETURN, Flag.NO_REPLY_EXPECTED, serial, fields, body)
         assert message == reference.parse(expected)
         assert message.values == ([values[signature]] if signature else [])
+
+
+@pytest.mark.parametrize("pieces", [[], [b""], [bytes(8)], [bytes(3), b"", bytes(5)]])
+def test_a_body_that_is_made_already_is_sent_as_it_is(pieces):
+    template = ReplyTemplate(":1.7", "as", 1)
+    parts = Parts(pieces)
+    assert template.body(parts) is parts
+    assert len(parts) == sum(map(len, pieces))
+    sent = b"".join(template.pieces(5, 6, parts))
+    assert sent == template.message(5, 6, b"".join(pieces))
 
 
 def test_several_outputs_are_a_tuple():

@@ -84,6 +84,24 @@ def test_the_root_may_be_an_object_and_a_manager():
     assert paths_below(tree, "/") == ["/a"]
 
 
+@pytest.mark.parametrize(
+    ("path", "noted"),
+    [("/a", ["/a/b", "/a/b/c", "/a/new"]), ("/", ["/a", "/a/b", "/a/b/c", "/a/new", "/ab"])],
+)
+def test_what_comes_goes_or_changes_below_a_path_is_noted(path, noted):
+    tree = tree_of("/", "/a", "/a/b", "/a/b/c", "/ab")
+    notes, others = {}, {}
+    with tree.noting(path, notes):
+        with tree.noting("/x", others):
+            tree.add(exported("/a/new"), manager=False)
+        tree.remove("/a/b/c")
+        for changed in ("/", "/a", "/a/b", "/ab"):
+            tree.note(changed)
+    tree.remove("/a/b")
+    tree.add(exported("/a/newer"), manager=False)
+    assert (sorted(notes), others) == (noted, {})
+
+
 class TreeMachine(RuleBasedStateMachine):
     """The tree against the plainest model: a set of paths."""
 

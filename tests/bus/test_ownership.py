@@ -4,10 +4,10 @@ import pytest
 from support import reference
 from support.fakebus import DRIVER, DRIVER_PATH, ERROR, Refused
 
-from buswork.bus.caller import Call, Callers, owner_changed_rule
+from buswork.bus.caller import Call, Callers, Peer, owner_changed_rule
 from buswork.bus.ownership import Holdings
 from buswork.errors import Gone, LimitsExceeded, UnknownObject
-from buswork.log import CLAIMED, RESET
+from buswork.log import CLAIMED, RESET, Sparing
 
 ALICE = ":1.7"
 PATH = "/org/toy/things/1"
@@ -152,3 +152,29 @@ async def test_33_one_rule_a_client_however_much_it_holds(bus, holdings, taken):
     await bus.settle()
     assert bus.matches == {}
     assert len(bus.calls("AddMatch")) == 1
+
+
+async def test_a_native_peer_may_hold_something(bus, holdings, taken, caplog):
+    caplog.set_level(0)
+    peer = Peer(1000, 4711, -1)
+    held = holdings.hold_natively(peer, PATH, "toy", "a thing", lambda: taken.append(PATH))
+    assert holdings.all() == [held]
+    assert (held.uid, held.client, held.what) == (1000, "pid:4711", "a thing")
+    holdings.let_go(held)
+    assert (holdings.all(), taken) == ([], [])
+
+    holdings.hold_natively(peer, PATH, "toy", "a thing", lambda: taken.append(PATH))
+    holdings.force(PATH, Call(":1.8", 2000, 0, "/"))
+    assert (holdings.all(), taken, bus.matches) == ([], [PATH], {})
+    assert [record.message_id for record in caplog.records] == [CLAIMED, CLAIMED, RESET]
+    assert caplog.records[-1].fields["owner"] == "pid:4711"
+
+
+async def test_whoever_claims_all_the_time_does_not_fill_the_log(holdings, caplog):
+    caplog.set_level(0)
+    for uid in (1000, 2000):
+        for number in range(100):
+            path = f"{PATH}/{uid}/{number}"
+            holdings.hold_natively(Peer(uid, 1, -1), path, "toy", "a thing", lambda: None)
+    uids = [record.fields["uid"] for record in caplog.records]
+    assert uids == [1000] * Sparing.LINES + [2000] * Sparing.LINES

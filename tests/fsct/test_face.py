@@ -573,6 +573,17 @@ async def test_the_position_is_reckoned_when_it_is_read(polite, monkeypatch):
     assert (found["Position"], found["Timeline"]) == (0, {})
 
 
+async def test_a_clock_that_is_set_moves_no_position(polite, monkeypatch):
+    await polite.call(ALICE, "UpdatePlayerTimeline", "ua{sv}", 1, RUNNING)
+    player = polite.driver.players[1]
+    hour_ms, said = 3_600_000, player.timeline.update_unix_ms
+    monkeypatch.setattr(module, "wall_offset_ms", lambda: player.wall_offset_ms + hour_ms)
+    monkeypatch.setattr(module, "_now_ms", lambda: said + hour_ms + 2500)
+    found = await polite.player(ALICE, 1)
+    assert found["Position"] == 3500
+    assert found["Timeline"]["update_unix_ms"].value == said + hour_ms
+
+
 # -- signals -------------------------------------------------------------------------------------
 
 

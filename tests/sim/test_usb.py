@@ -1,13 +1,14 @@
 """The simulated bus as pyusb sees it. What workers make of it: tests/usb/test_worker.py."""
 
 import asyncio
+import threading
 
 import pytest
 import usb.core
 import usb.util
 
 from buswork.sim.dac import SimDac
-from buswork.sim.device import SimDevice, SimEndpoint, SimInterface
+from buswork.sim.device import Fault, How, SimDevice, SimEndpoint, SimInterface
 from buswork.sim.usb import SimBackend, SimDiscovery
 from buswork.usb.devices import UsbInterface
 
@@ -64,6 +65,66 @@ def test_pyusb_talks_to_it(backend):
         echo.ctrl_transfer(0xC0, 0x33, 0, 0, 4)
     assert (caught.value.errno, caught.value.backend_error_code) == (32, -9)
     echo.reset()
+
+
+class Narrow(Echo):
+    """Has room for some bytes, and sends a packet at a time; it is emptied when it is looked at."""
+
+    room, packets = 70, ()
+
+    def take(self, endpoint, data):
+        taken = min(len(data), self.room - len(self.held))
+        self.held += data[:taken]
+        return taken
+
+    def send(self, endpoint, length):
+        self.packets, sent = self.packets[1:], self.packets[:1]
+        return sent[0] if sent else None
+
+
+def test_what_a_device_has_no_room_for_waits(backend):
+    backend.plug(narrow := Narrow())
+    host = usb.core.find(backend=backend)
+    assert host.write(0x02, bytes(100), 5) == 70
+    with pytest.raises(usb.core.USBTimeoutError):
+        host.write(0x02, bytes(100), 5)
+    narrow.room = 80
+    threading.Timer(0.01, lambda: setattr(narrow, "room", 200)).start()
+    assert host.write(0x02, bytes(100), 5000) == 100
+    narrow.faults = [Fault(How.DONE, endpoint=0x02, delay=0.01)]
+    with pytest.raises(usb.core.USBTimeoutError):
+        host.write(0x02, bytes(10), 5)
+    threading.Timer(0.01, backend.unplug, ("1-1",)).start()
+    with pytest.raises(usb.core.USBError) as caught:
+        host.write(0x02, bytes(100), 5000)
+    assert caught.value.errno == 19
+
+
+def test_a_short_packet_ends_a_read(backend):
+    backend.plug(narrow := Narrow())
+    host = usb.core.find(backend=backend)
+    full = bytes(range(64))
+    narrow.packets = [full, full, b"end", full]
+    assert host.read(0x81, 512).tobytes() == full + full + b"end"
+    narrow.packets = [full, b"", full]
+    assert host.read(0x81, 512).tobytes() == full
+    narrow.packets = [full, full, full]
+    assert host.read(0x81, 128).tobytes() == full + full
+    # What came counts, however much more was to come.
+    assert host.read(0x81, 128, 5).tobytes() == full
+    narrow.packets = [full, full]
+    with pytest.raises(usb.core.USBError, match="Overflow"):
+        host.read(0x81, 100)
+
+
+def test_a_configuration_is_chosen_while_nobody_has_an_interface(backend):
+    backend.plug(Echo())
+    host = usb.core.find(backend=backend)
+    host.set_configuration(1)
+    usb.util.claim_interface(host, 0)
+    with pytest.raises(usb.core.USBError) as caught:
+        host.set_configuration(1)
+    assert caught.value.errno == 16
 
 
 def test_an_interface_belongs_to_one(backend):

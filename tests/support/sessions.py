@@ -4,8 +4,9 @@ import asyncio
 from contextlib import suppress
 
 from buswork.fsct.model.driver import Driver
-from buswork.fsct.native.sessions import Clock, Sessions
+from buswork.fsct.native.sessions import Sessions
 from buswork.fsct.wire.descriptors import parse_set
+from buswork.native.clock import Clock
 from buswork.sim.dac import SimDac
 from buswork.sim.usb import SimBackend, SimDiscovery
 from buswork.usb.worker import Worker

@@ -32,8 +32,11 @@ PASSING = {TimedOut.name, LimitsExceeded.name, Disconnected.name}
 CAREFUL_BYTES = 32 * 1024 * 1024
 # So much may be sent, or be queued, before a figure has come that covers it.
 UNCONFIRMED_BYTES = 24 * 1024 * 1024
-# Past this broadcasts are left out: who does not read those can't be told.
+# Past this signals are left out: who does not read those can't be told.
 SILENT_BYTES = 80 * 1024 * 1024
+# Past this a wing's own are, and no other's. Five wings together stay under CAREFUL_BYTES, and a
+# burst of 20,000 signals under this.
+PART_BYTES = 6 * 1024 * 1024
 # Whoever has more than this unread is deaf. It shrinks to nothing while what lies unread in all
 # grows to where broadcasts end, so that many who leave a little unread don't reach together what
 # one may not reach alone.
@@ -45,6 +48,24 @@ LOOK_SECONDS = 0.1
 MAX_LOOKS = 1024
 
 
+class Part:
+    """Of one wing's signals: what lies unread, and what was sent since that was known; in bytes.
+
+    The bus only says how much lies unread in all. When that grows, it is of those who sent
+    meanwhile, and when it shrinks, all have their part in that.
+    """
+
+    __slots__ = ("sent", "unread")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.unread = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        return self.unread + self.sent > PART_BYTES
+
+
 class Backlog:
     """Watches what lies unread on the bus."""
 
@@ -53,6 +74,7 @@ class Backlog:
         self._connection = connection
         self._on_careful: Callable[[], None] = lambda: None
         self._unread = 0
+        self._parts: dict[str, Part] = {}
         self._confirmed = 0
         self._has_figures = True
         self._task: asyncio.Task[None] | None = None
@@ -65,18 +87,27 @@ class Backlog:
         """Calls back when callers must be looked at one by one from now on."""
         self._on_careful = callback
 
-    @property
-    def silent(self) -> bool:
-        """Whether broadcasts should be left out for now."""
-        return self._unread > SILENT_BYTES
+    def part(self, wing: str) -> Part:
+        return self._parts.setdefault(wing, Part())
+
+    def is_silent(self, part: Part) -> bool:
+        """Whether a wing's signals should be left out for now."""
+        if part.unread + part.sent <= PART_BYTES and self._unread <= SILENT_BYTES:
+            return False
+        self._find_unread()
+        return True
 
     def look(self) -> None:
         """Called after output; asks for the figure, and does not wait for it to be careful."""
-        if not self._has_figures:
-            return
-        if self._unconfirmed() > UNCONFIRMED_BYTES:
+        if self._has_figures and self._unconfirmed() > UNCONFIRMED_BYTES:
             self._be_careful()
-        if self._task is None:
+        self._find_unread()
+
+    def _find_unread(self) -> None:
+        """Asks the bus; where that has no figures, it is what it does not take from us."""
+        if not self._has_figures:
+            self._set_unread(self._connection.writer.queued, self._output(), self._sent())
+        elif self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._watch())
 
     # -- callers -------------------------------------------------------------------------------
@@ -123,7 +154,7 @@ class Backlog:
     async def _watch(self) -> None:
         try:
             await self._update()
-            while self.careful:
+            while self.careful or any(part.is_full for part in self._parts.values()):
                 await asyncio.sleep(LOOK_SECONDS)
                 await self._update()
         finally:
@@ -131,14 +162,26 @@ class Backlog:
 
     async def _update(self) -> None:
         """The bus answers in order, so the figure covers all that was queued before."""
-        output = self._output()
-        self._unread = await self._figure(self._connection.unique_name, "IncomingBytes")
-        self._confirmed = output
+        output, sent = self._output(), self._sent()
+        unread = await self._figure(self._connection.unique_name, "IncomingBytes")
+        self._set_unread(unread, output, sent)
         if self._unread > CAREFUL_BYTES or self._unconfirmed() > UNCONFIRMED_BYTES:
             self._be_careful()
         else:
             self.careful = False
             self._deaf.clear()
+
+    def _sent(self) -> dict[Part, int]:
+        return {part: part.sent for part in self._parts.values()}
+
+    def _set_unread(self, unread: int, output: int, sent: dict[Part, int]) -> None:
+        """So much lies unread of what was output in all, and of what each wing sent, until then."""
+        left = min(1.0, unread / max(self._unread, 1))
+        added = min(1.0, max(0, unread - self._unread) / max(output - self._confirmed, 1))
+        for part, size in sent.items():
+            part.sent -= size
+            part.unread = part.unread * left + size * added
+        self._unread, self._confirmed = unread, output
 
     async def _figure(self, name: str, figure: str) -> int:
         """One figure on one connection; 0 for one that is gone, or where there are none."""

@@ -66,6 +66,19 @@ class Body(bytearray):
         self.depth = 0
 
 
+class Parts:
+    """A body that is made already: pieces that follow one another."""
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self.pieces = pieces
+        self.size = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        return self.size
+
+
 class Reading:
     """What decoding one body needs beside the bytes."""
 

@@ -57,6 +57,19 @@ class Property:
     write: Guard
     emits_changed: str
 
+    @property
+    def readable_by_all(self) -> bool:
+        return self.readable and self.read.is_open
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its changes are signalled."""
+        return self.emits_changed in ("true", "invalidates")
+
+    @property
+    def is_told_with_value(self) -> bool:
+        return self.emits_changed == "true" and self.readable_by_all
+
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -206,8 +219,7 @@ DOCTYPE = (
 
 def introspection(interfaces: list[Interface], children: list[str]) -> str:
     """The answer to Introspect for an object with these interfaces and child nodes."""
-    node = ET.Element("node")
-    node.extend(interface.element for interface in interfaces)
-    for child in sorted(children):
-        ET.SubElement(node, "node", {"name": child})
-    return DOCTYPE + ET.tostring(node, encoding="unicode") + "\n"
+    described = (ET.tostring(interface.element, encoding="unicode") for interface in interfaces)
+    # Elements of a path need no escaping, and there may be thousands.
+    nodes = (f'<node name="{child}" />' for child in sorted(children))
+    return f"{DOCTYPE}<node>{''.join((*described, *nodes))}</node>\n"

@@ -26,11 +26,12 @@ from typing import Any, Protocol
 
 from buswork.bus.backlog import Backlog
 from buswork.bus.caller import Call, Callers
-from buswork.bus.codec import Body, CodecError, body_decoder
+from buswork.bus.codec import Body, CodecError, Parts, body_decoder
 from buswork.bus.contract import OPEN_TO_ALL, Guard
 from buswork.bus.message import Flag, Frame, Header, RawFrame, ReplyTemplate, encode_error
 from buswork.bus.objects import ObjectTree, Route, Values
-from buswork.bus.standard import PropertyJudge, StandardInterfaces
+from buswork.bus.readable import PropertyJudge
+from buswork.bus.standard import StandardInterfaces
 from buswork.bus.transport import Connection
 from buswork.bus.writer import close_all
 from buswork.errors import (
@@ -270,7 +271,7 @@ class Dispatcher:
                 self._run(result, call, serial, template)
                 return known.account
             reply = template.encode((result,)) if template.outputs == 1 else template.body(result)
-            if len(reply) > LARGE_REPLY or type(reply) is Body:
+            if len(reply) > LARGE_REPLY or type(reply) is not bytes:
                 self._send_reply(call, serial, template, reply)
             elif not flags & 1:  # Flag.NO_REPLY_EXPECTED
                 connection = self._connection
@@ -570,7 +571,7 @@ class Dispatcher:
         return task
 
     def _send_reply(
-        self, call: Call, serial: int, template: ReplyTemplate, body: bytes | Body
+        self, call: Call, serial: int, template: ReplyTemplate, body: bytes | Body | Parts
     ) -> None:
         """Descriptors that a handler returns are ours to close, once they are queued."""
         connection = self._connection
@@ -581,7 +582,10 @@ class Dispatcher:
             if len(body) > LARGE_REPLY:
                 self._check_large(len(body))
             number = connection.next_serial()
-            if isinstance(body, Body) and fds:
+            if isinstance(body, Parts):
+                for piece in template.pieces(number, serial, body):
+                    connection.send(piece)
+            elif isinstance(body, Body) and fds:
                 message = template.message_with_fds(number, serial, body)
                 no = encode_error(number, serial, call.sender, _NO_DESCRIPTORS)
                 connection.send(message, fds, no)

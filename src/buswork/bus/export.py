@@ -1,11 +1,14 @@
 """Everything that we have on one bus: objects, the calls to them, the signals from them."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
+from buswork.bus.backlog import Part
 from buswork.bus.caller import Callers
 from buswork.bus.dispatch import MAX_REPLY, Dispatcher, Judge
 from buswork.bus.message import SignalTemplate
+from buswork.bus.news import News
 from buswork.bus.objects import OBJECT_MANAGER, PROPERTIES, Exported, Face, ObjectTree, bind
 from buswork.bus.standard import CONTRACTS
 from buswork.bus.transport import Connection
@@ -27,7 +30,8 @@ class Edge:
         self.dropped_signals = 0
         self._tree = ObjectTree()
         self.dispatcher = Dispatcher(connection, callers, judge, self._tree)
-        self._templates: dict[tuple[str, str, str], SignalTemplate] = {}
+        self._news = News(self._tell_changed)
+        self._templates: dict[tuple[str, str, str], tuple[SignalTemplate, Part]] = {}
 
     def export(self, path: str, *faces: Face, wing: str, manager: bool = False) -> Exported:
         """Puts an object on the bus; `wing` is the path of the wing's root, which keeps order.
@@ -55,52 +59,68 @@ class Edge:
         """Sends a signal of the contract: to one unique name, or to all who listen.
 
         When more waits to be sent than the bus carries off, or too much lies there unread,
-        signals are what is dropped.
+        signals are what is dropped; those of a wing whose own lie unread before all others.
         """
-        if self.connection.writer.is_overfull or self.dispatcher.backlog.silent:
+        template, part = self._template(path, interface, member, to)
+        if self._is_silent(part):
             self.dropped_signals += 1
             return
-        template = self._template(path, interface, member, to)
         message = template.message(self.connection.next_serial(), values)
         if len(message) > MAX_REPLY:
             log.error("a signal %s of %d bytes is not sent", member, len(message))
             self.dropped_signals += 1
             return
         self.signals += 1
+        part.sent += len(message)
         self.connection.send(message)
 
+    def _is_silent(self, part: Part) -> bool:
+        return self.connection.writer.is_overfull or self.dispatcher.backlog.is_silent(part)
+
     def changed(self, path: str, interface: str, *names: str) -> None:
-        """Tells that properties changed: with values where everybody may read them."""
+        """Tells that properties changed: with values where everybody may read them.
+
+        Of what changes faster than is good for the bus, the newest is told a little later.
+        """
         exported = self._tree.get(path)
         if exported is None:
             return
         bound = exported.faces[interface]
-        told = [bound.contract.properties[name] for name in names]
-        values = bound.readable(
-            path,
-            lambda property_: (
-                property_ in told and property_.emits_changed == "true" and property_.read.is_open
-            ),
-        )
-        invalidated = [
-            property_.name
-            for property_ in told
-            if property_.name not in values and property_.emits_changed in ("true", "invalidates")
-        ]
-        if values or invalidated:
-            self.emit(path, PROPERTIES, "PropertiesChanged", interface, values, invalidated)
+        told = [name for name in names if bound.contract.properties[name].is_told]
+        if told:
+            self._news.changed(bound.face.owner_uid(path, ()), path, interface, told)
 
-    def _template(self, path: str, interface: str, member: str, to: str | None) -> SignalTemplate:
+    def _tell_changed(self, path: str, interface: str, names: Iterable[str]) -> bool:
+        """Whether it is told; what has gone meanwhile has nothing left to tell."""
+        exported = self._tree.get(path)
+        bound = None if exported is None else exported.faces.get(interface)
+        if exported is None or bound is None:
+            return True
+        if self._is_silent(self.dispatcher.backlog.part(exported.wing)):
+            return False
+        told = [bound.contract.properties[name] for name in names]
+        values = bound.readable(path, (each for each in told if each.is_told_with_value))
+        invalidated = [each.name for each in told if each.name not in values]
+        self.emit(path, PROPERTIES, "PropertiesChanged", interface, values, invalidated)
+        self._tree.note(path)
+        return True
+
+    def _template(
+        self, path: str, interface: str, member: str, to: str | None
+    ) -> tuple[SignalTemplate, Part]:
+        """The signal without its values, and the part of the backlog that it belongs to."""
         key = (path, interface, member)
-        template = self._templates.get(key) if to is None else None
-        if template is None:
+        found = self._templates.get(key) if to is None else None
+        if found is None:
             signature = self._signal_signature(path, interface, member)
-            template = SignalTemplate(path, interface, member, signature, to)
+            exported = self._tree.get(path)
+            part = self.dispatcher.backlog.part("" if exported is None else exported.wing)
+            found = SignalTemplate(path, interface, member, signature, to), part
             if to is None:  # names to unicast to are ever new, so those are not kept
                 if len(self._templates) >= MAX_TEMPLATES:
                     self._templates.clear()
-                self._templates[key] = template
-        return template
+                self._templates[key] = found
+        return found
 
     def _signal_signature(self, path: str, interface: str, member: str) -> str:
         exported = self._tree.get(path)

@@ -7,11 +7,11 @@ throw the whole service out.
 
 import enum
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from buswork.bus.codec import Body, CodecError, body_decoder, body_encoder, skip
+from buswork.bus.codec import Body, CodecError, Parts, body_decoder, body_encoder, skip
 from buswork.bus.library import (
     is_bus_name_valid,
     is_interface_name_valid,
@@ -318,8 +318,10 @@ class ReplyTemplate:
         self._fields_length = len(raw)
         self._rest = (raw + _PADDING[-len(raw) & 7])[8:]
 
-    def body(self, result: Any) -> bytes | Body:
+    def body(self, result: Any) -> bytes | Body | Parts:
         """What a handler returned, as the body of its reply."""
+        if type(result) is Parts:
+            return result
         if self.outputs == 1:
             return self.encode((result,))
         if not self.outputs and result is not None:
@@ -331,6 +333,14 @@ class ReplyTemplate:
             b"l\2\1\1", len(body), serial, self._fields_length, 5, 1, b"u", 0, reply_serial
         )
         return fixed + self._rest + body
+
+    def pieces(self, serial: int, reply_serial: int, parts: Parts) -> Iterator[bytes]:
+        """What follows one another is the message; nothing of it was copied."""
+        fixed = _REPLY.pack(
+            b"l\2\1\1", parts.size, serial, self._fields_length, 5, 1, b"u", 0, reply_serial
+        )
+        yield fixed + self._rest
+        yield from parts.pieces
 
     def message_with_fds(self, serial: int, reply_serial: int, body: Body) -> bytes:
         fields = {

@@ -1,7 +1,8 @@
 """What is exported: faces bound to their contracts, and the tree of object paths."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -66,20 +67,28 @@ class BoundFace:
             body_encoder(property_.signature)((value,))
         return variant(property_.signature, value)
 
-    def readable(self, path: str, may_read: Callable[[Property], bool]) -> dict[str, Variant]:
-        """The properties that may be read; one that can't be must not hide all the others."""
+    def readable(self, path: str, properties: Iterable[Property]) -> dict[str, Variant]:
+        """The values of properties; one that can't be read must not hide all the others."""
         values = {}
-        for name, property_ in self.contract.properties.items():
-            if property_.readable and may_read(property_):
-                try:
-                    values[name] = self.read(property_)
-                except Exception:
-                    log.exception("%s of %s can't be read", name, path)
+        for property_ in properties:
+            try:
+                values[property_.name] = self.read(property_)
+            except Exception:
+                log.exception("%s of %s can't be read", property_.name, path)
         return values
+
+    def unchecked(self, properties: Iterable[Property]) -> dict[str, Variant]:
+        """The same, where all goes well."""
+        face = self.face
+        return {
+            property_.name: variant(property_.signature, getattr(face, property_.attribute))
+            for property_ in properties
+        }
 
     def public_properties(self, path: str) -> dict[str, Variant]:
         """The properties that everybody may read."""
-        return self.readable(path, lambda property_: property_.read.is_open)
+        properties = self.contract.properties.values()
+        return self.readable(path, (each for each in properties if each.readable_by_all))
 
 
 @dataclass(slots=True)
@@ -139,6 +148,7 @@ class ObjectTree:
         self._objects: dict[str, Exported] = {}
         self._children: dict[str, dict[str, int]] = {}
         self._managers: set[str] = set()
+        self._notes: list[tuple[str, dict[str, None]]] = []
 
     def get(self, path: str) -> Exported | None:
         return self._objects.get(path)
@@ -152,6 +162,7 @@ class ObjectTree:
         for parent, child in _steps(exported.path):
             children = self._children.setdefault(parent, {})
             children[child] = children.get(child, 0) + 1
+        self.note(exported.path)
 
     def remove(self, path: str) -> Exported:
         exported = self._objects.pop(path)
@@ -164,7 +175,23 @@ class ObjectTree:
                 del children[child]
             if not children:
                 del self._children[parent]
+        self.note(path)
         return exported
+
+    @contextmanager
+    def noting(self, path: str, noted: dict[str, None]) -> Iterator[None]:
+        """Meanwhile the objects below path that come, go, or are told to have changed are noted."""
+        note = (path.rstrip("/") + "/", noted)
+        self._notes.append(note)
+        try:
+            yield
+        finally:
+            self._notes = [other for other in self._notes if other is not note]
+
+    def note(self, path: str) -> None:
+        for prefix, noted in self._notes:
+            if path.startswith(prefix) and path != prefix:
+                noted[path] = None
 
     def is_node(self, path: str) -> bool:
         """Whether path is an object or lies above one."""

@@ -1,13 +1,15 @@
 """The interfaces that objects have without a face of their own: Peer, Introspectable,
 Properties and ObjectManager."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from buswork.bus.caller import Call
+from buswork.bus.codec import Parts
 from buswork.bus.contract import OPEN_TO_ALL, Guard, Interface, Property, introspection, parse
 from buswork.bus.library import Variant
+from buswork.bus.managed import ManagedObjects
 from buswork.bus.objects import (
     INTROSPECTABLE,
     OBJECT_MANAGER,
@@ -19,6 +21,7 @@ from buswork.bus.objects import (
     Route,
     Values,
 )
+from buswork.bus.readable import PropertyJudge, Readable
 from buswork.errors import (
     BusworkError,
     InvalidArgs,
@@ -88,20 +91,13 @@ CONTRACTS = parse(_XML)
 _PUBLIC = Guard(OPEN_TO_ALL, OPEN_TO_ALL)
 
 
-class PropertyJudge(Protocol):
-    """What must be known of a caller to leave out what it may not read."""
-
-    def allowed_until(self, sender: str, action: str) -> float: ...
-
-    async def may(self, sender: str, uid: int, action: str) -> bool: ...
-
-
 class StandardInterfaces:
     """Routes for the standard interfaces of every path."""
 
     def __init__(self, tree: ObjectTree, judge: PropertyJudge) -> None:
         self._tree = tree
         self._judge = judge
+        self._managed = ManagedObjects(tree, judge)
         self._handlers: dict[tuple[str, str], Callable[[str], Route]] = {
             (PEER, "Ping"): lambda path: _route(PEER, "Ping", _ping),
             (PEER, "GetMachineId"): lambda path: _route(PEER, "GetMachineId", _get_machine_id),
@@ -180,33 +176,26 @@ class StandardInterfaces:
                 bounds = []  # the interfaces here have no properties
             else:
                 bounds = [_bound(exported, interface)]
-            facts = _Facts([(exported, bound) for bound in bounds], call, self._judge)
-            return facts.when_judged(
-                lambda: {
+            readable = Readable(call, self._judge)
+
+            def answer() -> dict[str, Variant]:
+                return {
                     name: value
                     for bound in bounds
-                    for name, value in facts.readable(exported, bound).items()
+                    for name, value in bound.readable(path, readable.of(path, bound)).items()
                 }
-            )
+
+            if readable.knows_of(path, bounds):
+                return answer()
+            return readable.asked_then(answer)
 
         return _route(PROPERTIES, "GetAll", get_all, _PUBLIC, exported)
 
     # -- ObjectManager -------------------------------------------------------------------------
 
     def _get_managed_objects(self, path: str) -> Route:
-        def get_managed_objects(call: Call) -> Any:
-            below = list(self._tree.below(path))
-            faces = [(each, bound) for each in below for bound in each.faces.values()]
-            facts = _Facts(faces, call, self._judge)
-            return facts.when_judged(
-                lambda: {
-                    each.path: {
-                        name: facts.readable(each, bound) for name, bound in each.faces.items()
-                    }
-                    for each in below
-                    if each.alive
-                }
-            )
+        def get_managed_objects(call: Call) -> Coroutine[Any, Any, Parts]:
+            return self._managed.below(path, call)
 
         target = self._exported(path)
         return _route(OBJECT_MANAGER, "GetManagedObjects", get_managed_objects, _PUBLIC, target)
@@ -216,48 +205,6 @@ class StandardInterfaces:
         if exported is None:
             raise UnknownInterface(f"{path} has no properties")
         return exported
-
-
-class _Facts:
-    """The properties that one caller may read: unknown actions are asked for once each."""
-
-    def __init__(
-        self, faces: Iterable[tuple[Exported, BoundFace]], call: Call, judge: PropertyJudge
-    ) -> None:
-        self._call = call
-        self._judge = judge
-        self._allowed: dict[str, bool] = {OPEN_TO_ALL: True}
-        guards = {
-            (guard, self._is_mine(exported, bound))
-            for exported, bound in faces
-            for guard in bound.contract.read_guards
-        }
-        self._unknown = []
-        for action in {guard.action if mine else guard.others for guard, mine in guards}:
-            if action != OPEN_TO_ALL and judge.allowed_until(call.sender, action):
-                self._allowed[action] = True
-            elif action != OPEN_TO_ALL:
-                self._unknown.append(action)
-
-    def _is_mine(self, exported: Exported, bound: BoundFace) -> bool:
-        owner = bound.face.owner_uid(exported.path, ())
-        return owner is None or owner == self._call.uid
-
-    def when_judged(self, answer: Callable[[], Any]) -> Any:
-        """The answer at once when nothing must be asked, else something to wait for."""
-        return self._ask_then(answer) if self._unknown else answer()
-
-    async def _ask_then(self, answer: Callable[[], Any]) -> Any:
-        for action in self._unknown:
-            self._allowed[action] = await self._judge.may(self._call.sender, self._call.uid, action)
-        return answer()
-
-    def readable(self, exported: Exported, bound: BoundFace) -> dict[str, Variant]:
-        mine, allowed = self._is_mine(exported, bound), self._allowed
-        return bound.readable(
-            exported.path,
-            lambda property_: allowed[property_.read.action if mine else property_.read.others],
-        )
 
 
 def _route(

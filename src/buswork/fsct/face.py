@@ -4,7 +4,6 @@ What a player plays is not for everybody, so signals carry no values: they say w
 changed, and whoever may read it reads it.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
@@ -27,7 +26,7 @@ from buswork.fsct.model.driver import (
     PlayerRemoved,
     PreferredChanged,
 )
-from buswork.fsct.model.players import Player
+from buswork.fsct.model.players import Player, wall_offset_ms
 from buswork.fsct.wire import checks
 from buswork.fsct.wire.protocol import VERSION
 from buswork.fsct.wire.terms import TRACK_TEXTS, BadValue, Functionality, Timeline
@@ -37,10 +36,6 @@ PATH = "/org/fsct/Driver"
 INTERFACE = "org.fsct.Driver"
 PLAYER = "org.fsct.Player"
 DEVICE = "org.fsct.Device"
-
-# One object's changes are told at once, and then not before this time is over: fast enough for
-# eyes, and a player that sends a thousand updates a second makes fifty signals of them.
-PAUSE_SECONDS = 0.02
 
 # What is said of a player to those who look who holds what.
 MAX_SHOWN_CHARACTERS = 64
@@ -225,7 +220,7 @@ class PlayerFace(Face):
 
     @property
     def timeline(self) -> dict[str, Variant]:
-        timeline = self._player.timeline
+        timeline = self._player.timeline_by(wall_offset_ms())
         if timeline is None:
             return {}
         return {
@@ -237,7 +232,7 @@ class PlayerFace(Face):
 
     @property
     def position(self) -> int:
-        timeline = self._player.timeline
+        timeline = self._player.timeline_by(wall_offset_ms())
         return 0 if timeline is None else position_ms(timeline, _now_ms())
 
     @property
@@ -294,42 +289,12 @@ class DeviceFace(Face):
 _DEVICE_PROPERTIES = {"active": "ActivePlayer", "reason": "ActiveReason", "error": "LastError"}
 
 
-class News:
-    """PropertiesChanged: at once, and what follows within PAUSE_SECONDS after that, together."""
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._waiting: dict[tuple[str, str], dict[str, None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def changed(self, path: str, interface: str, *names: str) -> None:
-        if names:
-            self._waiting.setdefault((path, interface), {}).update(dict.fromkeys(names))
-            if self._timer is None:
-                self._send()
-
-    def _send(self) -> None:
-        self._timer = None
-        if not self._waiting:
-            return
-        waiting, self._waiting = self._waiting, {}
-        for (path, interface), names in waiting.items():
-            self._edge.changed(path, interface, *names)
-        self._timer = asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._send)
-
-    def close(self) -> None:
-        self._waiting.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-
-
 class Faces:
     """All objects of the wing: the driver's, and one for each player and for each device."""
 
     def __init__(self, edge: Edge, driver: Driver, face: DriverFace) -> None:
         self._edge = edge
         self._face = face
-        self._news = News(edge)
         self._players: dict[int, PlayerFace] = {}
         edge.export(ROOT, wing=ROOT, manager=True)
         edge.export(PATH, face, wing=ROOT)
@@ -342,7 +307,6 @@ class Faces:
 
     def close(self) -> None:
         self._driver.on_change.remove(self._changed)
-        self._news.close()
         for player in self._driver.players.values():
             self._edge.unexport(player_path(player))
         for device_id in self._driver.displays:
@@ -354,10 +318,10 @@ class Faces:
         match change:
             case PlayerChanged(player, names):
                 changed = self._players[player.id].changed(names)
-                self._news.changed(player_path(player), PLAYER, *changed)
+                self._edge.changed(player_path(player), PLAYER, *changed)
             case DeviceChanged(display, names):
                 changed = [_DEVICE_PROPERTIES[name] for name in names]
-                self._news.changed(device_path(display.device.id), DEVICE, *changed)
+                self._edge.changed(device_path(display.device.id), DEVICE, *changed)
             case PlayerAdded(player):
                 face = self._players[player.id] = PlayerFace(player)
                 self._edge.export(player_path(player), face, wing=ROOT)
@@ -371,7 +335,7 @@ class Faces:
             case DeviceRemoved(display):
                 self._edge.unexport(device_path(display.device.id))
             case PreferredChanged():
-                self._news.changed(PATH, INTERFACE, "PreferredPlayer")
+                self._edge.changed(PATH, INTERFACE, "PreferredPlayer")
 
 
 def _checked(check: Callable[[object], T], value: object) -> T:

@@ -45,6 +45,7 @@ class How(enum.Enum):
     SILENCE = "silence"  # the device says "not yet" until the host gives up
     HANG = "hang"  # not even the host's kernel gives up
     VANISH = "vanish"  # the device is unplugged
+    PARTLY = "partly"  # not yet: the device has no room for what is left of the data
 
 
 class Outcome(NamedTuple):
@@ -164,9 +165,13 @@ class SimDevice:
             fault = self._fault(endpoint, None)
             if fault is not None and fault.how is not How.DONE:
                 return Outcome(fault.how, delay=fault.delay)
-            taken = self.receive(endpoint, data)
+            taken = self.take(endpoint, data)
             delay = fault.delay if fault is not None else 0.0
-            return Outcome(How.DONE if taken else How.STALL, delay=delay)
+            if taken is None:
+                return Outcome(How.STALL, delay=delay)
+            if taken < len(data):
+                return Outcome(How.PARTLY, data[taken:])
+            return Outcome(How.DONE, delay=delay)
 
     def read(self, endpoint: int, length: int) -> Outcome:
         """SILENCE: there is nothing to read yet."""
@@ -185,6 +190,14 @@ class SimDevice:
     def vendor_request(self, setup: Setup, data: bytes) -> bytes | None:
         """The answer to what is not a standard request of the device; None: a stall."""
         return None
+
+    def bus_reset(self) -> None:
+        """The host resets the port."""
+        self.power_on()
+
+    def take(self, endpoint: int, data: bytes) -> int | None:
+        """How much it has room for of what the host writes; None: a stall."""
+        return len(data) if self.receive(endpoint, data) else None
 
     def receive(self, endpoint: int, data: bytes) -> bool:
         """Takes what the host wrote; False: a stall."""

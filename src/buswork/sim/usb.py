@@ -216,6 +216,8 @@ class SimBackend(IBackend):  # type: ignore[misc]
             plug.opened -= 1
 
     def set_configuration(self, dev_handle: Handle, config_value: int) -> None:
+        if dev_handle.plug.claims:  # as the kernel does
+            raise _error(errno.EBUSY, -6, "Resource busy")
         self._transfer(dev_handle, Setup(0, 9, config_value, 0, 0), b"", 1000)
 
     def get_configuration(self, dev_handle: Handle) -> int:
@@ -263,8 +265,16 @@ class SimBackend(IBackend):  # type: ignore[misc]
         self, dev_handle: Handle, ep: int, intf: int, data: "array[int]", timeout: int
     ) -> int:
         self._check_claim(dev_handle, intf)
-        outcome = dev_handle.plug.device.write(ep, data.tobytes())
-        self._await(dev_handle, outcome, timeout)
+        plug, left = dev_handle.plug, timeout / 1000
+        outcome = plug.device.write(ep, data.tobytes())
+        while outcome.how is How.PARTLY:
+            if left <= 0:
+                return _partly(len(data) - len(outcome.data))
+            if plug.gone.wait(_POLL_SECONDS):
+                raise _no_device()
+            left -= _POLL_SECONDS
+            outcome = plug.device.write(ep, outcome.data)
+        self._await(dev_handle, outcome, max(0.0, left * 1000))
         return len(data)
 
     def bulk_read(
@@ -272,11 +282,22 @@ class SimBackend(IBackend):  # type: ignore[misc]
     ) -> int:
         self._check_claim(dev_handle, intf)
         plug, left = dev_handle.plug, timeout / 1000
-        while (outcome := plug.device.read(ep, len(buff))) == Outcome(How.SILENCE) and left > 0:
-            if plug.gone.wait(_POLL_SECONDS):
-                raise _no_device()
-            left -= _POLL_SECONDS
-        data = self._await(dev_handle, outcome, max(0.0, left * 1000))
+        size = _max_packet(plug, ep)
+        data = b""
+        while True:
+            outcome = plug.device.read(ep, len(buff) - len(data))
+            if outcome == Outcome(How.SILENCE) and left > 0:
+                if plug.gone.wait(_POLL_SECONDS):
+                    raise _no_device()
+                left -= _POLL_SECONDS
+                continue
+            if outcome.how is How.SILENCE and data:
+                break
+            came = self._await(dev_handle, outcome, max(0.0, left * 1000))
+            data += came
+            # A short packet ends it.
+            if len(data) >= len(buff) or not came or len(came) % size:
+                break
         if len(data) > len(buff):
             raise _error(errno.EOVERFLOW, -8, "Overflow")
         buff[: len(data)] = array("B", data)
@@ -289,7 +310,7 @@ class SimBackend(IBackend):  # type: ignore[misc]
 
     def reset_device(self, dev_handle: Handle) -> None:
         self._check(dev_handle)
-        dev_handle.plug.device.power_on()
+        dev_handle.plug.device.bus_reset()
 
     def is_kernel_driver_active(self, dev_handle: Handle, intf: int) -> bool:
         self._check(dev_handle)
@@ -380,6 +401,18 @@ class SimDiscovery:
     def _remove(self, port: str) -> None:
         if self._is_on and self._told.pop(port, None) is not None:
             self._callbacks[1](port)
+
+
+def _partly(count: int) -> int:
+    """The time is over; pyusb says so only if nothing was transferred."""
+    if not count:
+        raise _timed_out()
+    return count
+
+
+def _max_packet(plug: Plug, address: int) -> int:
+    ends = (end for interface in plug.device.interfaces for end in interface.endpoints)
+    return next((end.max_packet for end in ends if end.address == address), 64)
 
 
 def _interface(plug: Plug, at: int) -> SimInterface:

@@ -1,0 +1,14 @@
+"""The simulated Carbon behind the real libusb, on an emulated kernel."""
+
+from pathlib import Path
+
+import pytest
+from support import usb_kernel
+
+CASES = Path(__file__).with_name("carbon_cases.py")
+
+
+@pytest.mark.usb
+@pytest.mark.parametrize("case", usb_kernel.cases(CASES))
+def test_carbon_libusb(case):
+    usb_kernel.run(CASES, case)
