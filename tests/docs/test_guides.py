@@ -1,9 +1,11 @@
 """What the guides say, done: every command, in order, on one bus, prints what the guide prints."""
 
+import contextlib
 import importlib.util
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import wave
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.tools
 
 ROOT = Path(__file__).parents[2]
 READY = ROOT / ".venv/.ready-run"
-GUIDES = ["docs/guide-store.md", "docs/guide-fsct.md", "README.md"]
+GUIDES = ["docs/guide-store.md", "docs/guide-fsct.md", "docs/guide-flipper.md", "README.md"]
 # Fenced blocks are written to these files, which the commands after them use.
 FILES = {"c": "example.c", "python": "example.py", "js": "example.js"}
 # A shell that goes on for ever, and what was done before the tests began.
@@ -29,12 +31,15 @@ NOT_RUN = re.compile(r"\./dev run$|npm install ")
 # What they print is another thing each time; the guide does not show it.
 SAYS_MORE = {
     "buswork status",
+    "buswork flipper info",
     "buswork fsct players",
     "buswork fsct devices",
     "buswork fsct play --title Clocks --while buswork fsct display 1-1",
     "buswork fsct play --title Clocks --duration 307 --while buswork fsct display --watch",
     "dbus-run-session sh -c 'buswork-agent & sleep 1; exec mpv --no-video FILE'",
 }
+# A word for the commands after it.
+SETS = re.compile(r"\w+=")
 # What goes on until Ctrl-C: it is ended when it has shown something.
 WATCHES = re.compile(r" --watch$")
 # Who tried more, or could try less, has other numbers.
@@ -133,18 +138,52 @@ def script(guide: list[Step], folder: Path) -> str:
     return "\n".join(lines)
 
 
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def doors(bus: PrivateBus) -> Iterator[dict[str, str]]:
+    """The process that has the IP sockets, with a board and a door; what tells where they are."""
+    board, door, me = free_port(), free_port(), str(os.getuid())
+    told = bus.folder / "doors-notify"
+    command = [sys.executable, "-m", "buswork.doors", "--daemon", me, "--serve-uid", me]
+    command += ["--socket", bus.folder / "doors.sock", "--fmr-socket", bus.folder / "fmr.sock"]
+    command += ["--simulate-board", str(board), "--fmr-door", f"bench={door}"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
+        notes.bind(str(told))
+        notes.settimeout(20)
+        process = subprocess.Popen(command, env=bus.environment | {"NOTIFY_SOCKET": str(told)})
+        try:
+            while b"READY=1" not in notes.recv(65536):
+                pass
+            yield {"FLIPPER_BOARD": f"localhost:{board}", "FLIPPER_DOOR": f"localhost:{door}"}
+        finally:
+            process.terminate()
+            process.wait()
+
+
 def on_a_private_bus(folder: Path, text: str) -> None:
     """With what ./dev gives to a shell."""
     with PrivateBus() as bus:
         bus.start_daemon("--simulate")
-        environment = bus.environment | {
-            "FSCT_IPC_ENDPOINT": f"{bus.folder}/fsct.sock",
-            "MAPIPC_SET": f"{bus.folder}/mapipc_set",
-            "MAPIPC_GET": f"{bus.folder}/mapipc_get",
-            "PATH": PATH,
-            **UNICODE,
-        }
-        subprocess.run(["sh", "-c", text], cwd=folder, env=environment, check=True, timeout=60)
+        with doors(bus) as places:
+            _run(folder, text, bus, places)
+
+
+def _run(folder: Path, text: str, bus: PrivateBus, places: dict[str, str]) -> None:
+    environment = bus.environment | {
+        "FSCT_IPC_ENDPOINT": f"{bus.folder}/fsct.sock",
+        "MAPIPC_SET": f"{bus.folder}/mapipc_set",
+        "MAPIPC_GET": f"{bus.folder}/mapipc_get",
+        "PATH": PATH,
+        **UNICODE,
+        **places,
+    }
+    subprocess.run(["sh", "-c", text], cwd=folder, env=environment, check=True, timeout=60)
 
 
 def by_dev(folder: Path, text: str) -> None:
@@ -189,7 +228,7 @@ def test_the_commands_print_what_the_guide_says(guide, run, folder):
     found = list(without_missing(found, node=(folder / "node_modules").exists()))
     commands = [step for step in found if step.command]
     assert len(commands) >= 4, "the guide lost its commands"
-    programs = {step.command.split()[0] for step in commands}
+    programs = {step.command.split()[0] for step in commands if not SETS.match(step.command)}
     missing = {
         each for each in programs if "/" not in each and shutil.which(each, path=PATH) is None
     }

@@ -7,11 +7,13 @@ import pytest
 
 from buswork.authority import Limits
 from buswork.bus import backlog, news
+from buswork.client import fsct
 from buswork.fsct import wing
 from buswork.fsct.model.display import MAX_DEVICES
 from buswork.fsct.model.players import MAX_PLAYERS, MAX_TEXT_BYTES
 from buswork.fsct.native.calls import RIGHTS
 from buswork.fsct.native.connection import MAX_IN_FLIGHT, MAX_UNREAD_BYTES, Patience
+from buswork.fsct.wire import jsonrpc, msgpackrpc
 from buswork.fsct.wire.methods import METHODS
 from buswork.fsct.wire.protocol import MAX_MESSAGE_BYTES
 
@@ -32,6 +34,8 @@ LIMITS = {
     "a message on the socket": (
         f"{MAX_MESSAGE_BYTES >> 20} MiB, within {Patience().message_seconds:.0f} seconds"
     ),
+    "values in a message; in JSON, commas and colons": f"{msgpackrpc.MAX_VALUES}",
+    "lists and maps in a message": f"{msgpackrpc.MAX_CONTAINERS}",
     "from a request on the socket to its answer": f"{Patience().request_seconds:.0f} seconds",
     "PropertiesChanged of a user's players": (
         f"{news.AT_ONCE} at once, then {news.A_SECOND} a second"
@@ -55,6 +59,17 @@ def test_the_limits_of_the_guide_are_those_of_the_code():
     assert f"after {Patience().unread_seconds:.0f} seconds it is closed" in GUIDE
     assert f"for {Patience().drain_seconds:.0f} seconds at the most" in GUIDE
     assert GUIDE.count(f"keeps {MAX_TEXT_BYTES} bytes") == 1
+    most = jsonrpc.MAX_SEPARATORS, jsonrpc.MAX_CONTAINERS
+    assert most == (msgpackrpc.MAX_VALUES, msgpackrpc.MAX_CONTAINERS)
+
+
+def test_the_pauses_of_a_client_are_those_of_the_code():
+    _, _, said = " ".join(GUIDE.split()).partition("### From Python ")
+    for first, longest in (
+        (fsct.FIRST_PAUSE, fsct.LONGEST_PAUSE),
+        (fsct.FIRST_REFUSED_PAUSE, fsct.LONGEST_REFUSED_PAUSE),
+    ):
+        assert f"after {first:g} to {longest:g} seconds" in said
 
 
 @pytest.mark.parametrize("row", rows("### The methods"), ids=lambda row: row[0].strip("`"))

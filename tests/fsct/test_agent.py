@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -548,6 +549,21 @@ async def test_the_users_socket_is_made_and_taken_away(bus, server, runtime, not
             assert server.names() == ["radio"]
         await server.until(lambda: server.names() == [])
     assert modes(runtime / "fsct") == [0o700]
+
+
+async def test_clients_of_the_users_socket_leave_no_word_in_the_log(
+    bus, server, runtime, notes, caplog
+):
+    """Each has a connection to the driver, and they come as often as they like."""
+    caplog.set_level(logging.INFO)
+    async with running(bus, server):
+        await notes("STATUS=connected to the driver")
+        for _ in range(3):
+            async with IpcDriver() as driver:
+                await driver.register_player("radio")
+            await server.until(lambda: server.names() == [])
+    words = [line for line in caplog.messages if "driver" in line]
+    assert words == ["connected to the driver"]
 
 
 async def test_the_users_socket_may_be_systemds(bus, server, runtime, notes, monkeypatch):

@@ -23,7 +23,8 @@ from buswork.bus.ownership import Holdings
 from buswork.errors import LimitsExceeded
 from buswork.fsct import wing as module
 from buswork.fsct.face import INTERFACE, PATH
-from buswork.fsct.model.driver import Driver, PlayerRemoved
+from buswork.fsct.model.changes import PlayerRemoved
+from buswork.fsct.model.driver import Driver
 from buswork.fsct.model.driver import Limits as DriverLimits
 from buswork.fsct.wing import (
     FSCT,

@@ -117,6 +117,16 @@ def test_of_three_at_once_one_serves(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
+def test_sockets_that_keep_messages_apart(tmp_path: Path) -> None:
+    SocketFile(tmp_path / "s").listener.close()  # of another kind, and nobody's
+    (file,) = make_sockets(tmp_path, ["s"], socket.SOCK_SEQPACKET)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(tmp_path / "s"))
+    with pytest.raises(PlaceTaken, match="served"):
+        SocketFile(tmp_path / "s")
+    file.close()
+
+
 @pytest.mark.parametrize("taken", [SET_NAME, GET_NAME])
 def test_beside_a_name_of_somebody_else_neither_is_served(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, taken: str

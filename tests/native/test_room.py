@@ -61,6 +61,8 @@ def test_no_uid_has_more_than_is_left_free() -> None:
     buffers.take(2, 5)
     buffers.give_back(2, 30)
     buffers.give_back(3, 12)
+    with pytest.raises(LimitsExceeded):
+        buffers.take(1, 51)
     buffers.take(1, 50)
 
 
@@ -85,6 +87,7 @@ def test_what_waits_is_charged_in_steps() -> None:
     charges.adjust(10)
     assert used() == (0, {})
     charges.adjust(11)
+    assert used() == (11, {1: 11})
     charges.release()
     charges.release()
     assert used() == (0, {})

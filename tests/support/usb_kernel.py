@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 SUPPORT = Path(__file__).resolve().parent
@@ -55,19 +56,17 @@ def cases(path):
     return [each.name for each in functions if [a.arg for a in each.args.args] == ["kernel"]]
 
 
-def run(path, case):
-    """Runs one case; what it printed is the failure's text."""
+@contextmanager
+def emulated():
+    """The end of a kernel's socket, and what programs find in their environment that see it."""
     kernel_end, ours = socket.socketpair()
     # umockdev leaves its files in TMPDIR, which it wants without symbolic links.
     tmp = os.path.realpath(tempfile.mkdtemp(prefix="buswork-usb-"))
     environment = os.environ | {"TMPDIR": tmp}
+    said = []
+    command = ["umockdev-wrapper", "/usr/bin/python3", SUPPORT / "usb_umockdev.py"]
     kernel = subprocess.Popen(
-        [
-            "umockdev-wrapper",
-            "/usr/bin/python3",
-            SUPPORT / "usb_umockdev.py",
-            str(kernel_end.fileno()),
-        ],
+        [*command, str(kernel_end.fileno())],
         pass_fds=[kernel_end.fileno()],
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -77,26 +76,33 @@ def run(path, case):
     )
     kernel_end.close()
     try:
+        yield ours, environment | {"LD_PRELOAD": PRELOAD}, said
+    finally:
+        ours.close()
+        try:
+            said.append(kernel.communicate(timeout=10)[0])
+        except subprocess.TimeoutExpired:
+            os.killpg(kernel.pid, signal.SIGKILL)
+            said.append(kernel.communicate()[0])
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def run(path, case):
+    """Runs one case; what it printed is the failure's text."""
+    with emulated() as (ours, environment, said):
         done = subprocess.run(
             [sys.executable, __file__, str(ours.fileno()), str(path), case],
             pass_fds=[ours.fileno()],
-            env=environment | {"LD_PRELOAD": PRELOAD, "PYTHONPATH": str(SOURCE)},
+            env=environment | {"PYTHONPATH": str(SOURCE)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=SECONDS,
             check=False,
         )
-    finally:
-        ours.close()
-        try:
-            said = kernel.communicate(timeout=10)[0]
-        except subprocess.TimeoutExpired:
-            os.killpg(kernel.pid, signal.SIGKILL)
-            said = kernel.communicate()[0]
-        shutil.rmtree(tmp, ignore_errors=True)
-    text = (done.stdout + said).decode(errors="replace")
-    assert (done.returncode, said) == (0, b""), f"status {done.returncode}:\n{text}"
+    complaint = b"".join(said)
+    text = (done.stdout + complaint).decode(errors="replace")
+    assert (done.returncode, complaint) == (0, b""), f"status {done.returncode}:\n{text}"
 
 
 def main():

@@ -12,7 +12,9 @@ upper case; at an unplug, pending transfers end first; and a program whose umock
 """
 
 import errno
+import fcntl
 import json
+import os
 import socket
 import struct
 import sys
@@ -85,6 +87,7 @@ class Board(SimDevice):
 KINDS = {"dac": SimDac, "board": Board, "carbon": SimCarbon}
 # How often a transfer that waits for its device is looked at.
 POLL_MS = 2
+PAGE_BYTES = 4096
 
 
 class Urb:
@@ -120,6 +123,28 @@ class Urb:
         self.data.update(ACTUAL_AT, list(struct.pack("<i", actual)))
 
 
+class Readiness:
+    """Tells programs that poll a device node whether a transfer of theirs has ended.
+
+    umockdev's nodes are files, which are always ready; so it is a pipe that is full until then.
+    """
+
+    def __init__(self, path):
+        os.mkfifo(f"{path}.pipe", 0o666)
+        os.rename(f"{path}.pipe", path)
+        self.pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, PAGE_BYTES)
+        self.is_ready = True
+        self.tell(False)
+
+    def tell(self, is_ready):
+        if is_ready and not self.is_ready:
+            os.read(self.pipe, PAGE_BYTES)
+        elif self.is_ready and not is_ready:
+            os.write(self.pipe, bytes(PAGE_BYTES))
+        self.is_ready = is_ready
+
+
 class Usbfs(UMockdev.IoctlBase):
     """The device node of one device."""
 
@@ -133,6 +158,7 @@ class Usbfs(UMockdev.IoctlBase):
         self.done = {}  # by client
         self.reapers = {}
         self.is_polling = False
+        self.readiness = None
 
     def do_handle_ioctl(self, client):
         try:
@@ -148,6 +174,11 @@ class Usbfs(UMockdev.IoctlBase):
         self.claims = {k: v for k, v in self.claims.items() if v is not client}
         self.pending = [urb for urb in self.pending if urb.client is not client]
         self.done.pop(client, None)
+        self.tell()
+
+    def tell(self):
+        """To those who poll."""
+        self.readiness.tell(self.is_gone or any(self.done.values()))
 
     def handle(self, client, request):
         """The ioctl's result; None: it comes later."""
@@ -286,6 +317,7 @@ class Usbfs(UMockdev.IoctlBase):
         self.done.setdefault(urb.client, deque()).append(urb)
         if reapers := self.reapers.get(urb.client):
             self.reap(reapers.pop(), True)
+        self.tell()
 
     def control(self, argument):
         """A control transfer in one call, which is not libusb's way."""
@@ -311,6 +343,7 @@ class Usbfs(UMockdev.IoctlBase):
     def reap(self, client, waits):
         if done := self.done.get(client):
             urb = done.popleft()
+            self.tell()
             client.get_arg().resolve(0, 8).set_ptr(0, urb.data)
             client.complete(0, 0)
             return None
@@ -328,6 +361,7 @@ class Usbfs(UMockdev.IoctlBase):
         for client in [each for waiting in self.reapers.values() for each in waiting]:
             client.complete(-1, errno.ENODEV)
         self.reapers.clear()
+        self.tell()
 
 
 def number(argument):
@@ -375,6 +409,7 @@ class Kernel:
         self.testbed.attach_ioctl(node, usbfs)
         self.plugged[port] = (f"/sys{ROOT}/usb1/{port}", node, usbfs)
         self.testbed.add_from_string(description(device, port, at, properties or {}))
+        usbfs.readiness = Readiness(self.testbed.get_root_dir() + node)
         return at
 
     def unplug(self, port):

@@ -50,3 +50,12 @@ async def rules(kernel):
     kernel.plug(port="2-1", kind="board")  # is asked, and does not know what FSCT is
     kernel.attribute(port="2-1", name="version", value=" 2.10")
     assert found("2-1") == {}
+    kernel.plug(port="2-2", kind="carbon")
+    assert found("2-2") == {"GROUP": "0", "MODE": "0660"}
+    for name, value in {"product": "Teensyduino RawHID", "idProduct": "0481"}.items():
+        kernel.plug(port="2-3", kind="carbon")
+        kernel.attribute(port="2-3", name=name, value=value)
+        assert found("2-3") == {}, name
+        kernel.unplug(port="2-3")
+    kernel.plug(port="2-4", kind="carbon", properties={"BUSWORK_IGNORE": "1"})
+    assert found("2-4") == {}

@@ -347,9 +347,10 @@ async def test_marks_change_and_ignored_devices_are_not_there(udev, told):
     udev.plug("1-2", 3)
     await told.start()
     assert not (await told.get()).properties
-    udev.tell(udev.plug("1-2", 3, action="change", ID_FSCT="1", OTHER="x"))
+    named = {"ID_FSCT": "1", "BUSWORK_NAME": "bench"}
+    udev.tell(udev.plug("1-2", 3, action="change", OTHER="x", **named))
     assert await told.get() == "1-2"
-    assert (await told.get()).properties == {"ID_FSCT": "1"}
+    assert (await told.get()).properties == named
     udev.tell(udev.plug("1-2", 3, action="change", BUSWORK_IGNORE="1"))
     assert await told.get() == "1-2"
     await settled(udev, told)

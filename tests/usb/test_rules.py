@@ -46,7 +46,7 @@ def test_rules(tmp_path):
     text = shipped.replace("/usr/bin/buswork-probe-fsct", str(probe))
     text = text.replace('GROUP="buswork"', 'GROUP="root"')
     assert text.count(str(probe)) == 1
-    assert text.count('GROUP="root"') == 1
+    assert text.count('GROUP="root"') == 2
     rules.write_text(text)
     unshare = ["unshare", "--mount", "--propagation", "private"]
     done = subprocess.run(

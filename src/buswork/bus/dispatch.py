@@ -12,13 +12,15 @@ else does.
 
 All callers come over one connection, one behind the other, so a caller of expensive calls
 would make everybody wait. The time that each uid takes is counted (`_Account`), and who takes
-too large a share is served in the background: one call, then a look at what else has come.
+too large a share is served in the background: one call, then a look at what else has come. The
+more uids have calls that wait, the smaller the share of each. While more comes than is read,
+reading goes first: who has done nothing stands somewhere in what has not been read.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from types import CoroutineType
@@ -75,6 +77,13 @@ ALWAYS = float("inf")
 # more. An innocent caller waits for no more than this, and for one call of the background.
 SHARE_WINDOW = 0.05
 SHARE_SECONDS = 0.02
+# So many uids divide that among them; beyond, a share would be less than a handful of calls.
+MAX_SHARERS = 10
+# How often it is read before one call of the background, as long as more has come: a call is
+# served after a quarter of a MiB of others' at the latest.
+MAX_LOOKS = 4
+# How long a lane goes on without a look at what else has come.
+LANE_SECONDS = 0.002
 MAX_ACCOUNTS = 4096
 # What a cancelled call may still take to clean up after itself.
 CANCEL_SECONDS = 1.0
@@ -110,12 +119,12 @@ class _Account:
         self.spent = 0.0
         self._window_end = 0.0
 
-    def is_over(self, now: float) -> bool:
+    def is_over(self, now: float, sharers: int = 1) -> bool:
         """Whether the uid took more than its share in a window that has not ended yet."""
         if now > self._window_end:
             self.spent = 0.0
             self._window_end = now + SHARE_WINDOW
-        return self.spent > SHARE_SECONDS
+        return self.spent > SHARE_SECONDS / min(sharers, MAX_SHARERS)
 
 
 _NOBODY = Call("", -1, -1, "")
@@ -213,11 +222,12 @@ class _Request:
 class _Lane:
     """The calls of one sender on one wing that wait for their turn."""
 
-    __slots__ = ("prompting", "waiting")
+    __slots__ = ("prompting", "turn_ends", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[_Request] = deque()
         self.prompting = False
+        self.turn_ends = time.monotonic() + LANE_SECONDS
 
 
 class Dispatcher:
@@ -236,6 +246,7 @@ class Dispatcher:
         self._known: dict[bytes, _Known] = {}
         self._lanes: dict[LaneKey, _Lane] = {}
         self._accounts: dict[int | str, _Account] = {}
+        self._sharers: Counter[_Account] = Counter()  # how many lanes each of them has
         self._background = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking: set[str] = set()
@@ -332,7 +343,7 @@ class Dispatcher:
 
     def _may_go_on(self, request: _Request, account: _Account, now: float) -> bool:
         """Whether a call that nobody is before may be answered at once."""
-        if self._closing or account.is_over(now) or request.route.in_order:
+        if self._closing or self._is_over(account, now) or request.route.in_order:
             return False
         if self.backlog.must_look(request.sender, now):
             return False
@@ -348,6 +359,9 @@ class Dispatcher:
                 self._accounts.clear()
             account = self._accounts[key] = _Account()
         return account
+
+    def _is_over(self, account: _Account, now: float) -> bool:
+        return account.is_over(now, max(len(self._sharers), 1))
 
     def _is_full(self, key: LaneKey) -> bool:
         lane = self._lanes.get(key)
@@ -447,12 +461,14 @@ class Dispatcher:
             leases.append(quotas.take(uid, "calls"))
 
     async def _serve_lane(self, key: LaneKey, lane: _Lane) -> None:
+        account = self._account(key[0])
+        self._sharers[account] += 1
         try:
             while lane.waiting:
                 request = lane.waiting[0]
                 try:
                     if await self._is_heard(request):
-                        await self._await_turn(request)
+                        await self._await_turn(lane, request)
                         await self._admit(lane, request)
                         await self._answer_in_lane(request)
                 except Gone:
@@ -462,6 +478,9 @@ class Dispatcher:
                 lane.waiting.popleft()
         finally:
             self._lanes.pop(key, None)
+            self._sharers[account] -= 1
+            if not self._sharers[account]:
+                del self._sharers[account]
             for request in lane.waiting:  # their sender has left, or we are going down
                 close_all(request.frame.fds)
                 request.release()
@@ -474,25 +493,41 @@ class Dispatcher:
         self._drop(request)
         return False
 
-    async def _await_turn(self, request: _Request) -> None:
+    async def _await_turn(self, lane: _Lane, request: _Request) -> None:
         """Returns when it is the call's turn: in the background if its uid has had its share."""
-        if self._account(request.sender).is_over(time.monotonic()):
+        now = time.monotonic()
+        if self._is_over(self._account(request.sender), now):
             async with self._background:
-                await asyncio.sleep(0)  # one look at what else has come
+                for _ in range(MAX_LOOKS):
+                    await asyncio.sleep(0)  # one look at what else has come
+                    if not self._connection.is_behind:
+                        break
+        elif now > lane.turn_ends or self._connection.is_behind:
+            await asyncio.sleep(0)
+        else:
+            return
+        lane.turn_ends = time.monotonic() + LANE_SECONDS
 
     async def _answer_in_lane(self, request: _Request) -> None:
-        before = time.monotonic()
+        begin = time.monotonic()
         task = self._answer(request)
-        self._account(request.sender).spent += time.monotonic() - before
+        self._charge(request, begin)
         if task is not None and request.route.in_order:
             await asyncio.wait((task,))
+
+    def _charge(self, request: _Request, begin: float) -> None:
+        self._account(request.sender).spent += time.monotonic() - begin
 
     async def _admit(self, lane: _Lane, request: _Request) -> None:
         """Returns when the call may go on; raises what its caller is to get instead."""
         if self._closing:
             raise Disconnected("the daemon is going down")
         uid = await self._callers.uid(request.sender)
-        action = request.action(uid)
+        begin = time.monotonic()
+        try:
+            action = request.action(uid)  # this may decode it, which is most of the work
+        finally:
+            self._charge(request, begin)
         if self._is_granted(request, uid, action):
             return
         await self._require(lane, request, uid, action)

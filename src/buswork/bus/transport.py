@@ -91,6 +91,7 @@ class Connection:
         self.on_call: OnCall = self._refuse_call
         self.closed: asyncio.Future[Exception | None] = loop.create_future()
         self.bytes_in = 0
+        self.is_behind = False  # more has come than one turn could deal with
         self.writer = Writer(sock, loop, self._lose, self._has_room)
         self.send = self.writer.send
         self._sock = sock
@@ -156,9 +157,10 @@ class Connection:
             self._loop.remove_reader(self._sock)
 
     def _readable(self) -> None:
+        room = self._buffer.room()
         try:
             count, ancillary, flags, _ = self._sock.recvmsg_into(
-                (self._buffer.room(),), _ANCILLARY, _CLOSE_ON_EXEC
+                (room,), _ANCILLARY, _CLOSE_ON_EXEC
             )
         except (BlockingIOError, InterruptedError):
             return
@@ -171,6 +173,7 @@ class Connection:
             self._lose(ProtocolError("the bus closed the connection"))
             return
         self.bytes_in += count
+        self.is_behind = count == len(room)
         self._buffer.filled(count)
         self._turn()
 
@@ -199,6 +202,7 @@ class Connection:
                     self._receive(frame)
                     now = time.monotonic()
                 if now > stop_at:
+                    self.is_behind = True
                     self._stop_reading()
                     self._loop.call_soon(self._resume)
                     break
@@ -222,6 +226,7 @@ class Connection:
             return
         if self.writer.is_blocked and self.writer.queued > QUEUE_HIGH:
             return  # the writer resumes us
+        self.is_behind = False
         self._start_reading()
         self._turn()
 

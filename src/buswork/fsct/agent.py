@@ -311,7 +311,9 @@ class Agent:
                 systemd.notify("STATUS=waiting for the driver")
                 await self._driver.wait_connected()
                 systemd.notify("STATUS=connected to the driver")
+                log.info("connected to the driver")
                 await self._driver.wait_disconnected()
+                log.info("the connection to the driver is gone")
         except WrongVersion as error:
             log.critical("%s", error)
             self._stop(WRONG_VERSION)

@@ -14,18 +14,18 @@ from buswork.bus.library import Variant, variant
 from buswork.bus.objects import Face, Values, escape_name, in_order
 from buswork.bus.ownership import Held, Holdings
 from buswork.errors import InvalidArgs
-from buswork.fsct.model.display import Display
-from buswork.fsct.model.driver import (
+from buswork.fsct.model.changes import (
     Change,
     DeviceAdded,
     DeviceChanged,
     DeviceRemoved,
-    Driver,
     PlayerAdded,
     PlayerChanged,
     PlayerRemoved,
     PreferredChanged,
 )
+from buswork.fsct.model.display import Display
+from buswork.fsct.model.driver import Driver
 from buswork.fsct.model.players import Player, wall_offset_ms
 from buswork.fsct.wire import checks
 from buswork.fsct.wire.protocol import VERSION

@@ -33,7 +33,7 @@ from buswork.fsct.wire.requests import read_bos
 SECONDS = 3
 TIMEOUT_MS = 1000
 
-# Of all configurations; a DAC with many formats has a few KiB.
+# As usb.devices has it, which is not loaded here: what runs as root loads as little as it can.
 MAX_DESCRIPTOR_BYTES = 64 * 1024
 
 _INTERFACE, _INTERFACE_BYTES = 0x04, 9

@@ -37,6 +37,9 @@ UNREAD_SECONDS = 30.0
 # What is in flight at the end has so long.
 DRAIN_SECONDS = 2.0
 
+# To the requests of a connection, in their order; the last one is none.
+Answers = asyncio.Queue[asyncio.Task[bytes] | None]
+
 ONLY_MESSAGEPACK = "this socket speaks MessagePack-RPC; the driver's own, /run/fsct/fsct.sock, both"
 
 
@@ -133,8 +136,8 @@ class Relay:
             writer.transport.abort()
             await driver.close()
 
-    async def _read(self, reader: asyncio.StreamReader, driver: Driver, answers: "Answers") -> None:
-        """Begins what is asked, in its order; the last answer is none."""
+    async def _read(self, reader: asyncio.StreamReader, driver: Driver, answers: Answers) -> None:
+        """Begins what is asked, in its order."""
         decoder: msgpackrpc.Decoder | None = None
         try:
             while data := await reader.read(CHUNK_BYTES):
@@ -155,9 +158,6 @@ class Relay:
         except ConnectionError:
             pass
         await answers.put(None)
-
-
-Answers = asyncio.Queue[asyncio.Task[bytes] | None]
 
 
 async def _write(answers: Answers, writer: asyncio.StreamWriter) -> None:

@@ -15,7 +15,8 @@ from buswork.bus.caller import Peer
 from buswork.bus.ownership import Held, Holdings
 from buswork.errors import LimitsExceeded
 from buswork.fsct.face import MAX_SHOWN_CHARACTERS, DriverFace, Faces, player_path
-from buswork.fsct.model.driver import Change, Driver, Limits, PlayerRemoved, PreferredChanged
+from buswork.fsct.model.changes import Change, PlayerRemoved, PreferredChanged
+from buswork.fsct.model.driver import Driver, Limits
 from buswork.fsct.model.players import Player
 from buswork.fsct.native.remembered import Preferred, Remembered
 from buswork.fsct.native.rpc import RpcServer

@@ -31,11 +31,13 @@ class PlaceTaken(BusworkError):
 class SocketFile:
     """A listening socket at a path, until it is removed."""
 
-    def __init__(self, path: Path, mode: int = MODE) -> None:
+    def __init__(
+        self, path: Path, mode: int = MODE, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> None:
         self._path = path
         with _only_one(path):
             _make_way(path)
-            self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            self.listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
             try:
                 self._identity = _bind(self.listener, path, mode)
             except BaseException:
@@ -127,13 +129,15 @@ def _bind(listener: socket.socket, path: Path, mode: int) -> tuple[int, int]:
         return _identity(place.lstat())
 
 
-def make_sockets(directory: Path, names: Sequence[str]) -> list[SocketFile]:
+def make_sockets(
+    directory: Path, names: Sequence[str], kind: socket.SocketKind = socket.SOCK_STREAM
+) -> list[SocketFile]:
     """All of a wing's sockets in a directory, or none, which is logged: where one name is
     somebody else's, clients would say one thing to us and another to him."""
     made: list[SocketFile] = []
     for name in names:
         try:
-            made.append(SocketFile(directory / name))
+            made.append(SocketFile(directory / name, kind=kind))
         except (PlaceTaken, OSError) as error:
             what = " and ".join(names)
             log.error("native clients can't be served in %s, by %s: %s", directory, what, error)

@@ -10,10 +10,10 @@ from typing import Generic, Protocol, TypeVar
 from buswork.authority import Lease, Quotas
 from buswork.errors import LimitsExceeded
 
-# Each connection may hold a second descriptor, for its process, and there are crowds of the store
-# and of the driver: so half of all at the most.
-PART = 8
-# What requests and replies that wait may take: four uids with two of the largest each.
+# Each connection may hold a second descriptor, for its process, and there are crowds of the store,
+# of the driver and of the boards: so half of all at the most.
+PART = 12
+# What requests and replies that wait may take: half of it of one uid, a quarter of the next.
 MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -84,11 +84,10 @@ class Buffers:
         self._total = 0
 
     def take(self, uid: int, amount: int) -> None:
-        own = self._used.get(uid, 0) + amount
-        if own > self._most - self._total:
-            raise LimitsExceeded(f"native clients have {self._total} bytes waiting already")
-        self._used[uid] = own
-        self._total += amount
+        own, total = self._used.get(uid, 0) + amount, self._total + amount
+        if own > self._most - total:
+            raise LimitsExceeded(f"there are {self._total} bytes waiting already")
+        self._used[uid], self._total = own, total
 
     def give_back(self, uid: int, amount: int) -> None:
         self._total -= amount

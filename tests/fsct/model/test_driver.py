@@ -4,18 +4,17 @@ import pytest
 from support.displays import SONG, START, Screen, device, device_id
 
 from buswork.errors import BusworkError, InvalidArgs, LimitsExceeded
-from buswork.fsct.model.display import MAX_ERROR_CHARACTERS, NoSuchDevice
-from buswork.fsct.model.driver import (
+from buswork.fsct.model.changes import (
     DeviceAdded,
     DeviceChanged,
     DeviceRemoved,
-    Driver,
-    Limits,
     PlayerAdded,
     PlayerChanged,
     PlayerRemoved,
     PreferredChanged,
 )
+from buswork.fsct.model.display import MAX_ERROR_CHARACTERS, NoSuchDevice
+from buswork.fsct.model.driver import Driver, Limits
 from buswork.fsct.model.players import NoSuchPlayer, NotAssigned
 from buswork.fsct.model.selection import Reason
 from buswork.fsct.wire.terms import PlayerState, Status, TextId, Texts

@@ -7,8 +7,9 @@ import pytest
 from support.displays import BLANK, SONG, START, Screen, device, device_id, shown
 
 from buswork.errors import InvalidArgs
+from buswork.fsct.model.changes import DeviceRemoved
 from buswork.fsct.model.display import RETRY_MAX_S, Kind
-from buswork.fsct.model.driver import DeviceRemoved, Driver
+from buswork.fsct.model.driver import Driver
 from buswork.fsct.model.players import NoSuchPlayer
 from buswork.fsct.wire.terms import PlayerState, Status, TextId, Texts
 from buswork.fsct.wire.uuids import device_uuid, twin_uuid

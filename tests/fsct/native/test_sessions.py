@@ -32,7 +32,6 @@ from buswork.fsct.native.sessions import (
     RETRY_FIRST_S,
     RETRY_MAX_S,
     SYNC_S,
-    Clock,
 )
 from buswork.fsct.wire.requests import Progress
 from buswork.fsct.wire.terms import PlayerState, Status, TextId, Texts
@@ -198,6 +197,21 @@ async def test_rule_2_a_stall_of_the_bos_may_be_over_soon(room):
     assert room.displays
 
 
+async def test_what_else_is_in_the_way_is_said_too(room, caplog):
+    dac = room.dac()
+    dac.faults = [Fault(How.STALL, request_type=0x80)]
+    await room.plug(dac)
+    for _ in range(ARRIVAL_TRIES):
+        await room.later(ARRIVAL_PAUSE_S)
+    plug = room.backend.plug_at("1-1")
+    dac.faults, plug.claims[1] = [], None  # a kernel driver has it
+    for _ in range(3):
+        await room.later(RETRY_MAX_S)
+    plug.claims.clear()
+    said = [record.getMessage() for record in caplog.records if "used yet" in record.msg]
+    assert ["refused the request" in text for text in said] == [True, False]
+
+
 @pytest.mark.parametrize("protocol", [0, 2])
 async def test_rule_8_an_interface_of_another_protocol_is_none_of_ours(room, caplog, protocol):
     dac = await room.plug(room.dac(protocol=protocol))
@@ -341,8 +355,13 @@ async def test_no_more_devices_than_allowed(caplog):
     async with a_room(limits=Limits(devices=1)) as room:
         await room.plug(room.dac("a"))
         await room.plug(room.dac("b"), "1-2")
-        assert "MaxDevices" in caplog.text
         assert len(room.displays) == 1
+        for _ in range(ARRIVAL_TRIES):
+            await room.later(ARRIVAL_PAUSE_S)
+        assert caplog.text.count("MaxDevices") == 1
+        for _ in range(3):
+            await room.later(RETRY_MAX_S)
+        assert caplog.text.count("MaxDevices") == 1
         await room.unplug()
         await room.later(RETRY_MAX_S)
         assert [display.device.serial for display in room.displays] == ["b"]
@@ -1278,21 +1297,6 @@ async def test_nothing_is_left_of_devices_that_come_and_go(room, dac, shown):
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert len(asyncio.all_tasks()) == 1
     assert (room.displays, room.clock.waiting) == ([], {})
-
-
-# The clock of everyday life
-
-
-async def test_the_clock_waits_for_an_event_or_a_time():
-    clock, event = Clock(), asyncio.Event()
-    await clock.wait(event, clock.now())
-    await clock.sleep(0)
-    waiting = asyncio.create_task(clock.wait(event, None))
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    event.set()
-    await waiting
-    await clock.wait(event, clock.now() + 1000)
 
 
 @pytest.mark.parametrize("seed", range(5))

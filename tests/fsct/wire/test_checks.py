@@ -1,11 +1,14 @@
 import math
 from uuid import UUID
 
+import msgpack
 import pytest
+from fsct.wire.vectors import recorded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buswork.fsct.wire import checks
+from buswork.fsct.wire import checks, methods
+from buswork.fsct.wire.protocol import ProtocolVersion
 from buswork.fsct.wire.terms import (
     FIELDS,
     MAX_RATE,
@@ -48,6 +51,39 @@ ANYTHING = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+# What Rust's serde makes of the plan's types, where it is what is taken.
+SERDE = {row["type"]: row for row in recorded("rmp_serde_defaults")["rows"] if "type" in row}
+READ = {
+    "ProtocolVersion{1,0}": (
+        lambda value: methods.parse_result("get_protocol_version", value),
+        ProtocolVersion(1, 0),
+    ),
+    "FsctStatus::Playing (plain derive)": (checks.status, Status.PLAYING),
+    "StatusRepr::Playing (serde_repr)": (checks.status, Status.PLAYING),
+    "Option<u32>::None": (checks.optional_player_id, None),
+    "Option<u32>::Some(7)": (checks.optional_player_id, 7),
+    "NonZeroU32(5)": (checks.player_id, 5),
+    "Option<String>::Some": (checks.text, "x"),
+    "Uuid": (checks.device_id, UUID(UUID_TEXT[:-12] + "def012345678")),
+    "TrackMetadata default": (checks.texts, Texts()),
+    "f64 1.0": (lambda value: checks.timeline({**TIMELINE, "rate": value}).rate, 1.0),
+    "f32 1.0": (lambda value: checks.timeline({**TIMELINE, "rate": value}).rate, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_serde_makes_of_the_same(name):
+    check, term = READ[name]
+    assert check(msgpack.unpackb(bytes.fromhex(SERDE[name]["to_vec_named"]))) == term
+
+
+@pytest.mark.parametrize("form", ["to_vec", "to_vec_named"])
+def test_what_serde_makes_of_times_is_none_of_ours(form):
+    for name, check in (("TimelineInfo", checks.timeline), ("PlayerState", checks.player_state)):
+        with pytest.raises(BadValue):
+            check(msgpack.unpackb(bytes.fromhex(SERDE[name][form])))
 
 
 def test_fields_say_what_the_checks_take():

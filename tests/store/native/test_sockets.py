@@ -757,8 +757,9 @@ async def test_a_long_reply_is_counted_before_it_is_made(house, monkeypatch):
     assert error_of(await house.get(b"big")) == "LimitsExceeded"
 
 
-async def test_long_requests_are_carried_out_one_by_one(house):
+async def test_long_requests_are_carried_out_one_by_one(house, monkeypatch):
     """So that everybody else has a turn after each."""
+    monkeypatch.setattr("buswork.native.shares.TURN_SECONDS", 1e-9)  # however fast the machine is
     request = setting("k", [1] * 30_000)
     turn, at = 0, []
 
@@ -775,7 +776,7 @@ async def test_long_requests_are_carried_out_one_by_one(house):
     counting.cancel()
     gaps = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert len(gaps) == 5
-    assert min(gaps) > 1
+    assert min(gaps) >= 1
     assert json.loads(request)
 
 

@@ -19,6 +19,16 @@ from types import MappingProxyType
 from uuid import UUID
 
 from buswork.errors import InvalidArgs, LimitsExceeded
+from buswork.fsct.model.changes import (
+    Change,
+    DeviceAdded,
+    DeviceChanged,
+    DeviceRemoved,
+    PlayerAdded,
+    PlayerChanged,
+    PlayerRemoved,
+    PreferredChanged,
+)
 from buswork.fsct.model.display import (
     MAX_DEVICES,
     MAX_ERROR_CHARACTERS,
@@ -39,6 +49,7 @@ from buswork.fsct.model.players import (
 )
 from buswork.fsct.model.selection import Choice, Group
 from buswork.fsct.wire.terms import (
+    FIELDS,
     TRACK_TEXTS,
     PlayerState,
     Status,
@@ -47,9 +58,8 @@ from buswork.fsct.wire.terms import (
     Timeline,
 )
 
-# Of 32 bits and not 0. They begin anew when all were given: at 10,000 registrations a second,
-# after five days.
-MAX_PLAYER_ID = 2**32 - 1
+# Ids begin anew when all were given: at 10,000 registrations a second, after five days.
+MAX_PLAYER_ID = int(FIELDS["player_id"].highest)
 
 _CURRENT_TEXTS = frozenset(TRACK_TEXTS.values())
 
@@ -61,60 +71,6 @@ class Limits:
     players: int = MAX_PLAYERS
     devices: int = MAX_DEVICES
     text_bytes: int = MAX_TEXT_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class PlayerAdded:
-    player: Player
-
-
-@dataclass(frozen=True, slots=True)
-class PlayerRemoved:
-    player: Player
-
-
-@dataclass(frozen=True, slots=True)
-class PlayerChanged:
-    """`names` are those of Player's attributes: status, timeline, texts, device."""
-
-    player: Player
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceAdded:
-    display: Display
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceRemoved:
-    display: Display
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceChanged:
-    """`names` are those of Display's attributes: active, reason, error."""
-
-    display: Display
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PreferredChanged:
-    """Another player is preferred, or none, or another one is remembered."""
-
-    player: Player | None
-
-
-Change = (
-    PlayerAdded
-    | PlayerRemoved
-    | PlayerChanged
-    | DeviceAdded
-    | DeviceRemoved
-    | DeviceChanged
-    | PreferredChanged
-)
 
 
 class Driver:

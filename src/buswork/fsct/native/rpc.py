@@ -21,7 +21,8 @@ from uuid import UUID
 from buswork.authority import Authority
 from buswork.bus.caller import Peer
 from buswork.errors import BusworkError, LimitsExceeded
-from buswork.fsct.model.driver import Change, DeviceAdded, DeviceRemoved, Driver
+from buswork.fsct.model.changes import Change, DeviceAdded, DeviceRemoved
+from buswork.fsct.model.driver import Driver
 from buswork.fsct.native.calls import Calls, Register
 from buswork.fsct.native.connection import Connection, Patience
 from buswork.fsct.wire import jsonrpc

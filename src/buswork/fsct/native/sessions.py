@@ -8,13 +8,13 @@ again, later each time, until the device is unplugged; no other device waits for
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from buswork.errors import BusworkError, LimitsExceeded
+from buswork.errors import BusworkError
+from buswork.fsct.model.changes import Change, DeviceAdded
 from buswork.fsct.model.display import Device, Display, ProgressStep, StatusStep, Step
-from buswork.fsct.model.driver import Change, DeviceAdded, Driver
+from buswork.fsct.model.driver import Driver
 from buswork.fsct.native.identities import Identities
 from buswork.fsct.wire import requests
 from buswork.fsct.wire.descriptors import (
@@ -32,6 +32,7 @@ from buswork.fsct.wire.descriptors import (
 from buswork.fsct.wire.requests import BadAnswer, ControlRequest
 from buswork.fsct.wire.terms import Functionality
 from buswork.fsct.wire.texts import encode_text
+from buswork.native.clock import Clock
 from buswork.usb.devices import ID_FSCT, UsbDevice
 from buswork.usb.discovery import Discovery
 from buswork.usb.worker import MAX_CONTROL_BYTES, TIMEOUT, Worker
@@ -57,23 +58,6 @@ EXPECTED = (BusworkError, BadAnswer)
 DEFECT = "a defect of the driver; its log says more"
 
 MakeWorker = Callable[[UsbDevice], Worker]
-
-
-class Clock:
-    """The time, as the sessions see it; that of a test passes when the test says so."""
-
-    def now(self) -> float:
-        """In seconds; nobody puts it forward or back."""
-        return time.monotonic()
-
-    async def wait(self, event: asyncio.Event, until: float | None) -> None:
-        """Until something happens, or until this time (None: never) if that is earlier."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if until is None else until - self.now()):
-                await event.wait()
-
-    async def sleep(self, seconds: float) -> None:
-        await self.wait(asyncio.Event(), self.now() + seconds)
 
 
 class Sessions:
@@ -219,7 +203,7 @@ class _Session:
 
     async def _recognise(self) -> Display | None:
         """Tells the driver of the display; None: it is none. Tries as long as it is plugged in."""
-        tries = 0
+        tries, said = 0, ""
         while True:
             try:
                 async with self._workers.opened(self._usb) as worker:
@@ -234,8 +218,9 @@ class _Session:
                 return None
             except EXPECTED as error:
                 tries += 1
-                if tries == ARRIVAL_TRIES or isinstance(error, LimitsExceeded):
-                    log.warning("%s can't be used yet: %s", self._usb, error)
+                if tries >= ARRIVAL_TRIES and str(error) != said:
+                    said = str(error)
+                    log.warning("%s can't be used yet: %s", self._usb, said)
             except Exception as error:
                 tries += 1
                 self._say_defect(error)

@@ -16,6 +16,7 @@ from buswork.fsct.wire.methods import METHODS as SHARED_METHODS
 from buswork.fsct.wire.methods import PARAMETERS, RESULTS, Check, Method, UnknownMethod
 from buswork.fsct.wire.protocol import MAX_MESSAGE_BYTES, Broken, ProtocolVersion
 from buswork.fsct.wire.terms import (
+    JSON_FIELDS,
     TRACK_TEXTS,
     BadValue,
     DeviceInfo,
@@ -263,10 +264,14 @@ def _timeline_in_unix_ms(value: object, mono_to_unix_ns: int) -> object:
     if type(value) is not dict or "update_mono_ns" not in value:
         return _known(value, _TIMELINE_MEMBERS)
     mono_ns = value["update_mono_ns"]
-    if type(mono_ns) is not int or not -(2**63) <= mono_ns < 2**63:
+    if not _takes("update_mono_ns", mono_ns):
         raise BadValue("update_mono_ns", "timeline missing update_mono_ns")
     unix_ms = (mono_ns + mono_to_unix_ns) // 1_000_000
     return _known({**value, "update_unix_ms": unix_ms}, _TIMELINE_MEMBERS)
+
+
+def _takes(name: str, value: object) -> bool:
+    return type(value) is int and JSON_FIELDS[name].takes(value)
 
 
 def _known(value: object, names: tuple[str, ...]) -> object:
@@ -318,9 +323,9 @@ def parse_result(method: str, result: object) -> Any:
 
 def _clocks(value: object) -> TimeSync:
     if type(value) is dict:
-        clocks: list[Any] = [value.get("wall_ns"), value.get("mono_ns")]
-        if all(type(clock) is int and 0 <= clock < 2**64 for clock in clocks):
-            return TimeSync(*clocks)
+        clocks: dict[str, Any] = {name: value.get(name) for name in TimeSync._fields}
+        if all(_takes(name, clock) for name, clock in clocks.items()):
+            return TimeSync(**clocks)
     raise BadValue("result", "the clocks are an object of wall_ns and mono_ns")
 
 
@@ -333,15 +338,19 @@ def _devices(value: object) -> list[UUID]:
 def _device_info(value: object) -> DeviceInfo:
     if type(value) is not dict:
         raise BadValue("result", "a device's description is an object")
-    numbers: list[Any] = [value.get("vendor_id"), value.get("product_id")]
-    if not all(type(number) is int and 0 <= number <= 0xFFFF for number in numbers):
+    numbers: dict[str, Any] = {name: value.get(name) for name in ("vendor_id", "product_id")}
+    if not all(_takes(name, number) for name, number in numbers.items()):
         raise BadValue("result", "a device's vendor_id and product_id have 16 bits")
     name, manufacturer, serial = map(
         checks.text, map(value.get, ("name", "manufacturer", "serial_number"))
     )
-    vendor_id, product_id = numbers
-    device_id = checks.device_id(value.get("id"))
-    return DeviceInfo(device_id, name, manufacturer, vendor_id, product_id, serial)
+    return DeviceInfo(
+        id=checks.device_id(value.get("id")),
+        name=name,
+        manufacturer=manufacturer,
+        serial_number=serial,
+        **numbers,
+    )
 
 
 _RESULTS: Final[Mapping[str, Check]] = {

@@ -20,7 +20,8 @@ VERSION = ProtocolVersion(1, 0)
 ENDPOINT_VARIABLE = "FSCT_IPC_ENDPOINT"
 
 # In both protocols, what the newer one says a line may have. The longest message of sense, four
-# texts of the length that a device can show at all, has a quarter of it.
+# texts of the length that a device can show at all, has a quarter of it; three quarters where JSON
+# is written without any letter beyond ASCII.
 MAX_MESSAGE_BYTES = 1 << 20
 
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from buswork.fsct.wire.descriptors import MAX_BOS_BYTES, SET_HEADER_BYTES
-from buswork.fsct.wire.terms import Status, TextId, Timeline
+from buswork.fsct.wire.terms import PROGRESS_FIELDS, Field, Status, TextId, Timeline
 
 _STANDARD_IN = 0x80
 _STANDARD_INTERFACE_IN = 0x81
@@ -22,10 +22,6 @@ _SET_VALUE = 0x3100
 _BOS = 0x0F
 _BOS_HEADER_BYTES = 5
 
-_MAX_U16 = 2**16 - 1
-_MAX_U32 = 2**32 - 1
-_MAX_I32 = 2**31 - 1
-_MAX_U64 = 2**64 - 1
 _PROGRESS = struct.Struct("<IiQf")
 _TIMESTAMP = struct.Struct("<Q")
 _FLOAT = struct.Struct("<f")
@@ -56,10 +52,6 @@ class ControlRequest:
     index: int
     data: bytes = b""
     length: int = 0
-
-    @property
-    def is_in(self) -> bool:
-        return bool(self.request_type & 0x80)
 
 
 class BadAnswer(ValueError):
@@ -173,23 +165,22 @@ def progress_payload(timeline: Timeline, now_ms: int, difference_ms: int) -> byt
     # Python would stumble over an infinite rate times nothing; Rust makes it no number, and that 0.
     position_ms = timeline.position_ms + elapsed_ms * timeline.rate
     return Progress(
-        _saturated(timeline.duration_ms / 1000, 0, _MAX_U32),
-        _saturated(position_ms, -_MAX_I32 - 1, _MAX_I32),
-        min(max(now_ms - difference_ms, 0), _MAX_U64),
+        _saturated(timeline.duration_ms / 1000, PROGRESS_FIELDS["duration_s"]),
+        _saturated(position_ms, PROGRESS_FIELDS["position_ms"]),
+        _saturated(now_ms - difference_ms, PROGRESS_FIELDS["device_timestamp_ms"]),
         timeline.rate,
     ).encode()
 
 
-def _saturated(number: float, lowest: int, highest: int) -> int:
+def _saturated(number: float, field: Field) -> int:
     """Rounded half away from zero, unlike round(); cut to the range; 0 if it is no number."""
     if math.isnan(number):
         return 0
-    if not lowest < number < highest:
-        return lowest if number <= lowest else highest
+    number = min(max(number, field.lowest), field.highest)
     whole = math.trunc(number)
     if abs(number - whole) >= 0.5:
         whole += 1 if number > 0 else -1
-    return min(max(whole, lowest), highest)
+    return whole
 
 
 def _float(number: float) -> float:
