@@ -240,6 +240,8 @@ class Serving:
 def no_environment(monkeypatch):
     for name in ("RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("freeze", "set_threshold"):  # they are for the whole process, which is the tests'
+        monkeypatch.setattr(daemon.gc, name, lambda *_: None)
 
 
 @pytest.fixture
@@ -279,6 +281,22 @@ async def test_a_signal_to_end_is_status_0(
     signals[signal.SIGTERM]()
     assert await serving.status() == 0
     assert life == ["start store", "stop store for good"]
+
+
+async def test_garbage_is_looked_for_seldom(
+    bus, polkit, signals, no_environment, toy_makers, monkeypatch
+):
+    steps = []
+    monkeypatch.setattr(daemon.gc, "collect", lambda: steps.append("collect"))
+    monkeypatch.setattr(daemon.gc, "freeze", lambda: steps.append("freeze"))
+    monkeypatch.setattr(daemon.gc, "set_threshold", lambda *numbers: steps.append(numbers[2]))
+    monkeypatch.setattr(daemon.systemd, "notify", lambda *lines: steps.append(lines[0]))
+    serving = Serving(bus)
+    await bus.asked("RequestName")
+    await bus.settle()
+    assert steps == ["READY=1", "collect", "freeze", daemon.GARBAGE_LOOKS]
+    signals[signal.SIGTERM]()
+    assert await serving.status() == 0
 
 
 async def test_a_wing_that_was_not_named_is_off(bus, polkit, signals, no_environment, monkeypatch):

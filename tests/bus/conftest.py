@@ -11,6 +11,7 @@ from buswork.bus import dispatch
 def patience(monkeypatch):
     """Nobody goes to the background because the machine is slow, but only where a test says so."""
     monkeypatch.setattr(dispatch, "SHARE_SECONDS", 1e6)
+    monkeypatch.setattr(dispatch, "LANE_SECONDS", 1e6)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import asyncio
 import logging
 import os
 import time
+from itertools import pairwise
 
 import pytest
 from support import reference
@@ -917,6 +918,85 @@ async def test_12_what_a_call_of_the_background_takes_is_charged(
     await stack.call(ALICE, "Echo", "s", "x")
     await stack.call(ALICE, "Echo", "s", "x")
     assert account.spent == 14.0
+
+
+async def test_12_what_the_arguments_take_is_charged(bus, stack, toy, polkit, monkeypatch, shares):
+    """Whose thing a call is about is in its arguments, so they are read before it is allowed."""
+    polkit.rules |= {"org.toy.own": "yes"}
+    await warm_up(stack)
+    spent = []
+    charge = stack.edge.dispatcher._charge
+
+    def note(request, begin):
+        spent.append(request.decoded is not None)
+        charge(request, begin)
+
+    monkeypatch.setattr(stack.edge.dispatcher, "_charge", note)
+    await stack.call(ALICE, "Private", "ss", "mine", "x")
+    assert spent == [True, True]  # it was decided which action, and it was answered
+
+
+def ahead_of_reading(monkeypatch):
+    """More has come, whatever is read."""
+    always = property(lambda connection: True, lambda connection, value: None)
+    monkeypatch.setattr(transport.Connection, "is_behind", always, raising=False)
+
+
+async def test_12_reading_goes_before_who_had_its_share(bus, stack, toy, monkeypatch, shares):
+    await known_to_both_roads(stack, toy, ALICE)
+    account_of(stack, ALICE).spent = SHARE + 1
+    ahead_of_reading(monkeypatch)
+    flood = [bus.call(ALICE, ROOT, TOY, "Echo", "s", [str(n)]) for n in range(10)]
+    count_turns(toy, 10)
+    await bus.answer_to(flood[-1])
+    at = [number for number, call in enumerate(toy.calls) if call != "turn"]
+    between = [after - before - 1 for before, after in pairwise(at)]
+    assert set(between) <= {dispatch.MAX_LOOKS, dispatch.MAX_LOOKS + 1}
+
+
+async def test_12_a_share_is_smaller_when_many_wait(bus, stack, toy, polkit, shares):
+    await known_to_both_roads(stack, toy, BOB)
+    dispatcher, account = stack.edge.dispatcher, account_of(stack, BOB)
+    account.spent = 0.6 * SHARE
+    polkit.rules["org.toy.guarded"] = "hang"
+    calls = []
+    for number, is_over in enumerate((False, False, True, True)):
+        assert dispatcher._is_over(account, time.monotonic()) is is_over
+        sender = f":3.{number}"
+        bus.uids[sender] = 3000 + number
+        calls.append(bus.call(sender, ROOT, TOY, "Guarded", "s", ["x"]))
+        await bus.settle()
+    for question in polkit.questions:
+        polkit.decide(question, "yes")
+    for call in calls:
+        await bus.answer_to(call)
+    assert not dispatcher._is_over(account, time.monotonic())
+
+
+def test_12_a_share_is_never_next_to_nothing():
+    account = dispatch._Account()
+    account.is_over(10.0)
+    account.spent = dispatch.SHARE_SECONDS / dispatch.MAX_SHARERS
+    assert not account.is_over(10.0, dispatch.MAX_SHARERS + 1)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e6])
+async def test_12_a_lane_looks_at_what_else_has_come(
+    bus, stack, toy, polkit, monkeypatch, shares, seconds
+):
+    """Those who waited for polkit together are not answered all in one piece."""
+    await known_to_both_roads(stack, toy, ALICE)
+    polkit.rules["org.toy.guarded"] = "hang"
+    monkeypatch.setattr(dispatch, "LANE_SECONDS", seconds)
+    calls = [bus.call(ALICE, ROOT, TOY, "Guarded", "s", ["x"]) for _ in range(10)]
+    await bus.settle()
+    count_turns(toy, 10)
+    polkit.decide(polkit.questions[0], "yes")
+    for call in calls:
+        await bus.answer_to(call)
+    at = [number for number, call in enumerate(toy.calls) if call != "turn"]
+    steps = {after - before for before, after in pairwise(at)}
+    assert steps == ({2} if seconds < 0 else {1})
 
 
 def test_a_window_that_ended_is_forgotten():

@@ -8,7 +8,7 @@ from support import reference
 from support.fakebus import DRIVER, DRIVER_PATH, ERROR, Refused
 
 from buswork.bus import transport
-from buswork.bus.message import Flag, SignalTemplate
+from buswork.bus.message import Flag, FrameBuffer, SignalTemplate
 from buswork.bus.writer import close_all
 from buswork.errors import BusworkError, Disconnected, TimedOut
 
@@ -479,6 +479,37 @@ async def test_within_a_turn_many_messages_are_dealt_with(bus, connection, monke
     bus.write(data * 20)
     await until(lambda: len(turns) == 20)
     assert connection._reading
+
+
+async def test_a_connection_knows_that_more_has_come(bus, connection, monkeypatch):
+    monkeypatch.setattr(FrameBuffer, "CAPACITY", 256)
+    connection._buffer = FrameBuffer()
+    seen = []
+    connection.on_call = lambda raw, now: seen.append(connection.is_behind)
+    data = bus.call_message(":1.7", TOY, FACE, "Echo").write()
+    bus.write(data * 20)
+    await until(lambda: len(seen) == 20)
+    assert seen[0]
+    assert not connection.is_behind
+
+
+async def test_so_it_does_when_a_turn_is_over_before_all_is_dealt_with(
+    bus, connection, monkeypatch
+):
+    monkeypatch.setattr(transport, "TURN_SECONDS", -1.0)
+    seen = []
+    connection.on_call = lambda raw, now: seen.append(connection.is_behind)
+    asyncio.get_running_loop().call_soon(lambda: None)
+    data = bus.call_message(":1.7", TOY, FACE, "Echo").write()
+    bus.write(data * 3)
+    behind = []
+    resume = connection._resume
+    monkeypatch.setattr(
+        connection, "_resume", lambda: (behind.append(connection.is_behind), resume())
+    )
+    await until(lambda: len(seen) == 3)
+    await until(lambda: not connection.is_behind)
+    assert behind[0]
 
 
 async def test_who_took_the_time_is_charged(bus, connection):

@@ -18,14 +18,16 @@ BIN = pathlib.Path(sys.executable).parent
 
 
 def test_man_pages(tmp_path):
-    command, daemon = generate.write("man", tmp_path / "man")
-    assert (command.name, daemon.name) == ("buswork.1", "busworkd.8")
+    command, daemon, doors = generate.write("man", tmp_path / "man")
+    names = (command.name, daemon.name, doors.name)
+    assert names == ("buswork.1", "busworkd.8", "buswork-doors.8")
     text = command.read_text()
     assert ".SH EXIT STATUS" in text
     for meaning in MEANINGS.values():
         assert meaning.split(" ")[0] in text
     assert "buswork store set" in text
     assert r"\-\-limit" in daemon.read_text()
+    assert r"\-\-fmr\-door" in doors.read_text()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -69,6 +71,15 @@ def test_bash(keys, tmp_path):
     offered = complete_in_bash(keys, tmp_path, *words, "")
     assert not set(offered) & set(EVIL)
     assert not os.path.exists("/tmp/buswork-pwned")
+
+
+def test_boards_and_modules(boards, tmp_path):
+    generate.write("bash", tmp_path)
+    words = ("buswork", "flipper")
+    offered = complete_in_bash(boards, tmp_path, *words, "lend", "")
+    assert sorted(offered) == ["bench", "carbon-1-3"]
+    assert complete_in_bash(boards, tmp_path, *words, "call", "le") == ["led"]
+    assert complete_in_bash(boards, tmp_path, *words, "info", "--board", "car") == ["carbon-1-3"]
 
 
 def test_fish(keys, tmp_path):

@@ -4,7 +4,14 @@ import inspect
 
 import pytest
 
-from buswork.errors import BusworkError, Busy, InvalidArgs, LimitsExceeded
+from buswork.errors import (
+    AccessDenied,
+    BusworkError,
+    Busy,
+    InteractiveAuthorizationRequired,
+    InvalidArgs,
+    LimitsExceeded,
+)
 from buswork.flipper import errors
 from buswork.flipper.wire.errors import ERRORS, BoardError, Error
 from buswork.flipper.wire.exchanges import Refused
@@ -80,6 +87,8 @@ def test_a_transfer_that_failed_says_how_far_it_came():
         (errors.Disconnected("gone"), Error.E_NOT_ATTACHED),
         (errors.Claimed("flashing"), Error.E_ALREADY_ATTACHED),
         (errors.NotClaimed("claim it"), Error.E_UNIMPLEMENTED),
+        (AccessDenied("you may not"), Error.E_UNIMPLEMENTED),
+        (InteractiveAuthorizationRequired("nor here"), Error.E_UNIMPLEMENTED),
         (LimitsExceeded("too much"), Error.E_OVERFLOW),
         (BadAnswer("3 bytes came"), Error.E_COMMUNICATION),
         (ZeroDivisionError("what"), Error.E_COMMUNICATION),

@@ -8,9 +8,10 @@ from support.fakebus import ERROR, FakeBus, FakePolkit
 from support.toyface import ALICE, Stack
 
 from buswork.flipper import simulator as module
-from buswork.flipper.simulator import INTERFACE, PATH, NoSuchPort, Simulator, SimulatorFace
+from buswork.flipper.simulator import INTERFACE, PATH, Simulator, SimulatorFace
 from buswork.flipper.wire.carbon import is_carbon
 from buswork.sim.device import How
+from buswork.sim.ports import NoSuchPort
 from buswork.usb.devices import NAME
 
 ACTION = "org.buswork.simulate"

@@ -3,16 +3,27 @@
 BUSWORK_FUZZ_EXAMPLES=100000 makes it long: ten times as many answers.
 """
 
+import asyncio
 import os
 import random
+import socket
 from collections import Counter, deque
 
 from flipper.native.boards import counting
+from support.skipping import skip_waiting
 
+from buswork.flipper.errors import NotResponding
 from buswork.flipper.model.work import Pause, single
-from buswork.flipper.native.line import MAX_STALE, TURN_SECONDS, UsbLine
+from buswork.flipper.native.line import (
+    ANSWER_SECONDS,
+    MAX_STALE,
+    STALE_SECONDS,
+    TURN_SECONDS,
+    UsbLine,
+)
+from buswork.flipper.native.socketline import SocketLine
 from buswork.flipper.wire.errors import BoardError
-from buswork.flipper.wire.exchanges import Answer, Exchange, RequestReader, answering
+from buswork.flipper.wire.exchanges import Answer, Exchange, Refused, RequestReader, answering
 from buswork.flipper.wire.packets import Call, Pull, Push
 from buswork.flipper.wire.plans import ALIVE, BridgeError, bridged
 from buswork.flipper.wire.results import Result
@@ -20,6 +31,7 @@ from buswork.flipper.wire.terms import BadAnswer, Framing, Generation, Type
 from buswork.usb.link import TIMED_OUT, UsbError
 
 ANSWERS = max(100_000, 10 * int(os.environ.get("BUSWORK_FUZZ_EXAMPLES", "60")))
+DATAGRAMS = ANSWERS // 200
 REFUSALS = BadAnswer, UsbError, BoardError, BridgeError
 HONEST, WRONG = "honest", "wrong"
 
@@ -131,3 +143,65 @@ def test_any_answer_of_a_board_on_usb():
     assert ends[WRONG, "answered"] > 1000
     assert ends[WRONG, "BadAnswer"] > 1000
     assert ends[WRONG, "UsbError"] > 1000
+
+
+def _meant(exchange):
+    return sum(exchange.data) + getattr(exchange.request, "module", 0)
+
+
+class LossyBoard:
+    """Behind a socket: what it is sent and says gets lost, and it takes its time, sometimes more
+    than anybody waits. Each answer tells to what it belongs."""
+
+    def __init__(self, source, sock):
+        self.random = source
+        self.socket = sock
+        self.reader = RequestReader(Framing.UDP)
+
+    async def run(self):
+        loop = asyncio.get_running_loop()
+        while message := await loop.sock_recv(self.socket, 65536):
+            if self._happens(50):
+                await asyncio.sleep(self.random.random() * STALE_SECONDS)
+            if self._happens(100):
+                await asyncio.sleep(3 * ANSWER_SECONDS)
+            if self._happens(100):
+                continue
+            for asked in self.reader.feed(message):
+                answer = asked if isinstance(asked, Refused) else Answer(Result(_meant(asked)))
+                for said in answering(answer, Framing.UDP):
+                    if not self._happens(100):
+                        self.socket.send(said)
+
+    def _happens(self, times):
+        """Once in so many times."""
+        return not self.random.randrange(times)
+
+
+async def test_a_board_that_is_far_away_and_an_unreliable_way_to_it():
+    skip_waiting()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.setblocking(False)
+    source = random.Random(13)
+    board = asyncio.create_task(LossyBoard(source, theirs).run())
+    line = SocketLine(ours, Generation.G1)
+    ends = Counter()
+    with ours, theirs:
+        while ends["answered"] < DATAGRAMS:
+            data = source.randbytes(source.randint(1, 100))
+            number = source.randrange(18)
+            exchange = Exchange(Push(number, 2, len(data)), data)
+            try:
+                answer = await line.run(single(exchange))
+            except (NotResponding, BadAnswer) as error:
+                ends[type(error).__name__] += 1
+                continue
+            if answer.result.error:  # of a probe that comes too late; it is no wrong success
+                ends["refused"] += 1
+                continue
+            ends["answered"] += 1
+            assert answer.result.value == _meant(exchange)
+            assert not board.done()
+        board.cancel()
+        await asyncio.wait([board])
+    assert ends["NotResponding"] > DATAGRAMS / 20

@@ -125,6 +125,7 @@ def test_the_last_module_is_its_watchdog_and_behind_it_is_nothing():
 
 def test_the_boot_rom_listens_at_a_speed_of_its_own(uart):
     port = PortD(uart.s4)
+    port.power_on()
     run(port.part(), "write", ERASE, 0)
     assert not uart.s4.is_up
     run(port.part(), "write", 0, ERASE | RESET)

@@ -77,36 +77,14 @@ class Hasty(Worker):
         return await super().control_in(request_type, request, value, index, length, HASTY)
 
 
-class Room:
-    """A driver, its sessions, and sockets to plug devices in."""
+class Ports:
+    """Where simulated devices are plugged in, and the time that passes for their sessions."""
 
-    def __init__(self, worker=Worker, unmarked=False, limits=None):
+    wing: str  # the names of the sessions' tasks begin with it
+
+    def __init__(self):
         self.backend = SimBackend()
         self.clock = FakeClock()
-        self.driver = Driver(limits, self.clock.wall_offset_ms)
-        self.workers = []
-        self._worker = worker
-        self.sessions = Sessions(
-            self.driver,
-            SimDiscovery(self.backend),
-            self.make_worker,
-            unmarked=unmarked,
-            clock=self.clock,
-        )
-
-    def make_worker(self, device):
-        self.workers.append(self._worker(device, self.backend))
-        return self.workers[-1]
-
-    def dac(self, *arguments, **facts):
-        dac = SimDac(*arguments, **facts)
-        dac.clock = self.clock.now
-        return dac
-
-    async def plug(self, dac, port="1-1", marked=True):
-        self.backend.plug(dac, port, {"ID_FSCT": "1"} if marked else {})
-        await self.rest()
-        return dac
 
     async def unplug(self, port="1-1"):
         self.backend.unplug(port)
@@ -132,13 +110,45 @@ class Room:
         self.clock.pass_time(seconds)
         await self.rest()
 
-    @staticmethod
-    def tasks():
+    def tasks(self):
         """Those of the sessions."""
-        return [task for task in asyncio.all_tasks() if task.get_name().startswith("fsct ")]
+        return [task for task in asyncio.all_tasks() if task.get_name().startswith(f"{self.wing} ")]
 
     def opened(self, port="1-1"):
         return self.backend.plug_at(port).opened
+
+
+class Room(Ports):
+    """A driver, its sessions, and sockets to plug devices in."""
+
+    wing = "fsct"
+
+    def __init__(self, worker=Worker, unmarked=False, limits=None):
+        super().__init__()
+        self.driver = Driver(limits, self.clock.wall_offset_ms)
+        self.workers = []
+        self._worker = worker
+        self.sessions = Sessions(
+            self.driver,
+            SimDiscovery(self.backend),
+            self.make_worker,
+            unmarked=unmarked,
+            clock=self.clock,
+        )
+
+    def make_worker(self, device):
+        self.workers.append(self._worker(device, self.backend))
+        return self.workers[-1]
+
+    def dac(self, *arguments, **facts):
+        dac = SimDac(*arguments, **facts)
+        dac.clock = self.clock.now
+        return dac
+
+    async def plug(self, dac, port="1-1", marked=True):
+        self.backend.plug(dac, port, {"ID_FSCT": "1"} if marked else {})
+        await self.rest()
+        return dac
 
     @property
     def displays(self):

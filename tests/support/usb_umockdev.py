@@ -85,8 +85,9 @@ class Board(SimDevice):
 
 
 KINDS = {"dac": SimDac, "board": Board, "carbon": SimCarbon}
-# How often a transfer that waits for its device is looked at.
+# How often a transfer that waits for its device is looked at: at first, and when it lasts.
 POLL_MS = 2
+MAX_POLL_MS = 16
 PAGE_BYTES = 4096
 
 
@@ -158,6 +159,7 @@ class Usbfs(UMockdev.IoctlBase):
         self.done = {}  # by client
         self.reapers = {}
         self.is_polling = False
+        self.poll_ms = POLL_MS
         self.readiness = None
 
     def do_handle_ioctl(self, client):
@@ -171,6 +173,9 @@ class Usbfs(UMockdev.IoctlBase):
         return True
 
     def do_client_vanished(self, client):
+        self.forget(client)
+
+    def forget(self, client):
         self.claims = {k: v for k, v in self.claims.items() if v is not client}
         self.pending = [urb for urb in self.pending if urb.client is not client]
         self.done.pop(client, None)
@@ -219,6 +224,9 @@ class Usbfs(UMockdev.IoctlBase):
     def claim(self, client, interface):
         if interface not in (each.number for each in self.device.interfaces):
             return -errno.ENOENT
+        holder = self.claims.get(interface)
+        if holder not in (None, "driver") and not holder.get_connected():
+            self.forget(holder)  # it was killed, of which umockdev does not tell
         if self.claims.setdefault(interface, client) is not client:
             return -errno.EBUSY
         return 0
@@ -239,13 +247,20 @@ class Usbfs(UMockdev.IoctlBase):
                 setup, b"" if setup.request_type & 0x80 else urb.sent()[8:]
             )
             self.settle(urb, outcome)
+        self.poll_ms = POLL_MS
         if self.go_on() and not self.is_polling:
-            self.is_polling = True
-            GLib.timeout_add(POLL_MS, self.poll)
+            self.poll_later()
+
+    def poll_later(self):
+        self.is_polling = True
+        GLib.timeout_add(self.poll_ms, self.poll)
+        self.poll_ms = min(2 * self.poll_ms, MAX_POLL_MS)
 
     def poll(self):
-        self.is_polling = bool(self.go_on())
-        return self.is_polling
+        self.is_polling = False
+        if self.go_on():
+            self.poll_later()
+        return GLib.SOURCE_REMOVE
 
     def go_on(self):
         """All endpoints as far as the device lets them; what still waits for it."""

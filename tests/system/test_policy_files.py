@@ -26,6 +26,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTRACTS = sorted((ROOT / "dbus").glob("*.xml"))
 POLICIES = sorted((ROOT / "polkit").glob("*.policy"))
 UNIT = ROOT / "systemd" / "buswork.service"
+DOORS = UNIT.with_name("buswork-doors.service")
+SERVICES = [UNIT, DOORS]
 
 DBUS_ERROR = "org.freedesktop.DBus.Error."
 STANDARD = {
@@ -154,6 +156,9 @@ def test_what_is_open_by_default() -> None:
         "org.fsct.driver.observe-others",
         "org.fsct.driver.register",
         "org.fsct.driver.route",
+        "org.flipper.device.observe",
+        "org.flipper.device.use",
+        "org.buswork.simulate",  # which only a daemon that simulates devices asks for
     }
 
 
@@ -165,7 +170,12 @@ def test_what_is_for_those_who_sit_here() -> None:
         if [default.text for default in action.iterfind("defaults/*")]
         == ["auth_admin_keep", "auth_admin_keep", "yes"]
     }
-    assert seated == {"org.fsct.driver.observe-others", "org.fsct.driver.route"}
+    assert seated == {
+        "org.fsct.driver.observe-others",
+        "org.fsct.driver.route",
+        "org.flipper.device.use",
+        "org.buswork.simulate",
+    }
 
 
 # --- The bus policy, on a real bus (attacks 16 and 17) --------------------------------------------
@@ -366,6 +376,11 @@ def settings(path: pathlib.Path) -> dict[str, list[str]]:
     return found
 
 
+def with_a_program(unit: pathlib.Path) -> str:
+    """The unit with a program that exists here: what is verified need not be installed."""
+    return re.sub(r"(?<=^ExecStart=)\S+", "/bin/true", unit.read_text(), flags=re.MULTILINE)
+
+
 def test_the_unit_says_what_the_design_says() -> None:
     unit = settings(UNIT)
     for name, value in {
@@ -401,6 +416,7 @@ def test_the_unit_has_not_what_would_break_us() -> None:
     [
         ("store", "store", ["/run/buswork/mapipc_set", "/run/buswork/mapipc_get"]),
         ("fsct", "fsct", ["/run/fsct/fsct.sock"]),
+        ("fmr", "fmr", ["/run/buswork/fmr.sock"]),
     ],
 )
 def test_the_sockets_are_open_to_all_in_a_directory_of_root(
@@ -409,7 +425,7 @@ def test_the_sockets_are_open_to_all_in_a_directory_of_root(
     """And are there by default, before the daemon is."""
     path = UNIT.with_name(f"buswork-{name}.socket")
     socket = settings(path)
-    assert socket["ListenStream"] == places
+    assert socket["ListenSequentialPacket" if name == "fmr" else "ListenStream"] == places
     assert socket["FileDescriptorName"] == [passed]
     assert socket["Service"] == [UNIT.name]
     assert (socket["SocketMode"], socket["DirectoryMode"]) == (["0666"], ["0755"])
@@ -421,8 +437,8 @@ def test_the_sockets_are_open_to_all_in_a_directory_of_root(
 @needs_systemd
 @pytest.mark.parametrize("path", sorted(UNIT.parent.glob("*.socket")), ids=lambda path: path.name)
 def test_systemd_accepts_the_sockets(tmp_path: pathlib.Path, path: pathlib.Path) -> None:
-    copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace("/usr/bin/busworkd", "/bin/true"))
+    for unit in SERVICES:
+        (tmp_path / unit.name).write_text(with_a_program(unit))
     shutil.copy(path, tmp_path)
     environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
     command = ["systemd-analyze", "verify", tmp_path / path.name]
@@ -432,26 +448,46 @@ def test_systemd_accepts_the_sockets(tmp_path: pathlib.Path, path: pathlib.Path)
 
 
 @needs_systemd
-def test_systemd_accepts_the_unit(tmp_path: pathlib.Path) -> None:
-    # Verified with a program that exists here; the daemon need not be installed for that.
-    copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace("/usr/bin/busworkd", "/bin/true"))
-    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
-    ours = [line for line in done.stderr.splitlines() if UNIT.name in line]
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_systemd_accepts_the_unit(tmp_path: pathlib.Path, unit: pathlib.Path) -> None:
+    for path in sorted(UNIT.parent.glob("buswork*.socket")):
+        shutil.copy(path, tmp_path)
+    copy = tmp_path / unit.name
+    copy.write_text(with_a_program(unit))
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    command = ["systemd-analyze", "verify", copy]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ours = [line for line in done.stderr.splitlines() if unit.name in line]
     assert (done.returncode, ours) == (0, [])
 
 
+def test_the_doors_are_the_only_ones_with_ip_sockets() -> None:
+    """And nobody but the daemon may ask them for one."""
+    doors = settings(DOORS)
+    assert doors["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    assert doors["User"] == ["buswork-doors"]
+    assert doors["CapabilityBoundingSet"] == doors["AmbientCapabilities"] == [""]
+    assert (doors["IPAddressDeny"], doors["IPAddressAllow"]) == (["any"], ["localhost"])
+    assert doors["Environment"] == ["DOORS="]  # by default, it opens nothing
+    assert "PrivateUsers" not in doors
+    asked = settings(DOORS.with_suffix(".socket"))
+    assert asked["ListenSequentialPacket"] == ["/run/buswork/doors.sock"]
+    assert (asked["SocketUser"], asked["SocketMode"]) == (["buswork"], ["0600"])
+    assert DOORS.stem not in " ".join(settings(UNIT)["Also"])
+
+
 @needs_systemd
-def test_the_sandbox_is_tight() -> None:
+@pytest.mark.parametrize(("unit", "most"), [(UNIT, 1.2), (DOORS, 1.5)], ids=["daemon", "doors"])
+def test_the_sandbox_is_tight(unit: pathlib.Path, most: float) -> None:
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", UNIT],
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", unit],
         capture_output=True,
         text=True,
         env={**os.environ, "LANG": "C.UTF-8", "SYSTEMD_COLORS": "0"},
     )
     exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", done.stdout)
     assert exposure, done.stderr
-    assert float(exposure[1]) <= 1.2, done.stdout
+    assert float(exposure[1]) <= most, done.stdout
 
 
 @pytest.mark.parametrize("name", ["mapipcd.service", "globstashd.service"])
@@ -462,17 +498,19 @@ def test_the_old_names_lead_to_the_unit(name: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="no systemd-sysusers")
-def test_sysusers_makes_our_user(tmp_path: pathlib.Path) -> None:
+def test_sysusers_makes_our_users(tmp_path: pathlib.Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("systemd-sysusers needs root")
     (tmp_path / "etc").mkdir()
     file = ROOT / "systemd" / "sysusers.d" / "buswork.conf"
     command = ["systemd-sysusers", f"--root={tmp_path}"]
     subprocess.run([*command, "--inline", *_entries(file)], check=True, capture_output=True)
-    user = (tmp_path / "etc" / "passwd").read_text().splitlines()[0].split(":")
-    assert user[0] == "buswork"
-    assert user[6].endswith("nologin")
-    assert (tmp_path / "etc" / "group").read_text().startswith("buswork:")
+    lines = (tmp_path / "etc" / "passwd").read_text().splitlines()
+    users = {line.split(":")[0]: line.split(":")[6] for line in lines}
+    assert users.keys() == {"buswork", "buswork-doors"}
+    assert all(shell.endswith("nologin") for shell in users.values())
+    groups = (tmp_path / "etc" / "group").read_text().splitlines()
+    assert {line.split(":")[0] for line in groups} == users.keys()
 
 
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="no systemd-tmpfiles")

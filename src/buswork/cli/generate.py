@@ -8,45 +8,61 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from buswork import __version__
+from buswork.flipper.wire.modules import TABLES
 
 PROGRAMS = {
     "buswork": ("buswork.cli.parser", "1", "talk to busworkd"),
     "busworkd": ("buswork.daemon", "8", "five small IPC worlds on the D-Bus system bus"),
+    "buswork-doors": ("buswork.doors", "8", "has the IP sockets of busworkd"),
 }
 _FILES = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
 
 # Keys are other people's text, and what a completion offers lands on a command line. So only
 # those are offered that no shell sees anything in, and that are no option.
-_LIST = "buswork store list 2>/dev/null | grep -E '^[A-Za-z0-9_.][A-Za-z0-9_./@%+,-]*$'"
-_KEYS = {
-    "bash": "_buswork_keys",
-    "zsh": "_buswork_keys",
-    "fish": "(_buswork_keys)",
+_HARMLESS = "grep -E '^[A-Za-z0-9_.][A-Za-z0-9_./@%+,-]*$'"
+# What is offered, and the command that lists it.
+_LISTS = {
+    "keys": f"buswork store list 2>/dev/null | {_HARMLESS}",
+    "boards": f"buswork flipper list 2>/dev/null | sed '1d; s/[* ].*//' | {_HARMLESS}",
+    "modules": "printf '%s\\n' "
+    + " ".join(dict.fromkeys(name for table in TABLES.values() for name in table.modules)),
 }
+
+
+def _offered(what: str) -> dict[str, str]:
+    name = f"_buswork_{what}"
+    return {"bash": name, "zsh": name, "fish": f"({name})"}
+
+
 _FILES_OF = {"bash": "_shtab_compgen_files", "zsh": "_files", "fish": "(__fish_complete_path)"}
-_PREAMBLES = {
-    "bash": f"""\
-_buswork_keys() {{
-  local key
-  while IFS= read -r key; do
-    [[ $key == "$1"* ]] && printf '%s\\n' "$key"
-  done < <({_LIST})
+_FUNCTIONS = {
+    "bash": """\
+_buswork_{what}() {{
+  local word
+  while IFS= read -r word; do
+    [[ $word == "$1"* ]] && printf '%s\\n' "$word"
+  done < <({list})
 }}
 """,
-    "zsh": f"""\
-_buswork_keys() {{
-  local -a keys
-  keys=("${{(@f)$({_LIST})}}")
-  compadd -a keys
+    "zsh": """\
+_buswork_{what}() {{
+  local -a words
+  words=("${{(@f)$({list})}}")
+  compadd -a words
 }}
 """,
-    "fish": f"""\
-function _buswork_keys
-  {_LIST}
+    "fish": """\
+function _buswork_{what}
+  {list}
 end
 """,
 }
-_COMPLETED_AS = {"key": _KEYS, "keys": _KEYS, "prefix": _KEYS, "words": _KEYS, "file": _FILES_OF}
+_COMPLETED_AS = {
+    **dict.fromkeys(("key", "keys", "prefix", "words"), _offered("keys")),
+    "board": _offered("boards"),
+    "module": _offered("modules"),
+    **dict.fromkeys(("file", "image"), _FILES_OF),
+}
 
 
 def parser_of(program: str) -> argparse.ArgumentParser:
@@ -92,7 +108,8 @@ def completion(program: str, shell: str) -> str:
         complete = _COMPLETED_AS.get(action.dest)
         if complete is not None:
             setattr(action, "complete", complete)  # noqa: B010 (shtab looks for this)
-    preamble = _PREAMBLES[shell] if program == "buswork" else ""
+    functions = (_FUNCTIONS[shell].format(what=what, list=_LISTS[what]) for what in _LISTS)
+    preamble = "".join(functions) if program == "buswork" else ""
     text: str = shtab.complete(parser, shell, preamble=preamble)
     return text
 

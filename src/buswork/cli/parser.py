@@ -6,12 +6,12 @@ Each command names the function that runs it, as "module.function" below buswork
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 from buswork import __version__
+from buswork.cli import flipper_parser
 from buswork.cli.exits import epilog
+from buswork.cli.parsing import Commands, Parser, add_command, add_common, add_group, seconds
 
-SUPPRESS = argparse.SUPPRESS
 DESCRIPTION = "Talks to busworkd, which puts five small IPC worlds on the D-Bus system bus."
 
 # The first line is for scripts; the last two have the words that the technology's owner wants.
@@ -23,77 +23,12 @@ Supports Ferrum Streaming Control Technology™.
 Ferrum Streaming Control Technology™ is a trademark of HEM Sp. z o.o.
 """
 
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of descriptions and epilogs, and short columns."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Takes the options and words of a command in any order, and tells that command's usage.
-
-    argparse alone would end `set KEY --ttl 60 VALUE` after KEY, and leave it to the parser at
-    the top to complain. (Its parse_intermixed_args is not for subparsers.)
-
-    No abbreviated options: a script must not break because an option was added.
-    """
-
-    _options_only = False
-
-    def __init__(self, **options: object) -> None:
-        settings: dict[str, object] = {"allow_abbrev": False, "formatter_class": _Formatter}
-        super().__init__(**(settings | options))  # type: ignore[arg-type]
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str], namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """The options first, then the words that were between them, and all behind a `--`."""
-        found = argparse.Namespace() if namespace is None else namespace
-        if self._subparsers is not None:
-            return super().parse_known_args(args, found)
-        words = list(args)
-        end = words.index("--") if "--" in words else len(words)
-        found, left = self._parse_options(words[:end], found)
-        found, unknown = super().parse_known_args([*left, *words[end:]], found)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return found, []
-
-    def _parse_options(
-        self, words: list[str], namespace: argparse.Namespace
-    ) -> tuple[argparse.Namespace, list[str]]:
-        required = [action for action in self._get_positional_actions() if action.required]
-        self._options_only = True
-        try:
-            for action in required:
-                action.required = False
-            return super().parse_known_args(words, namespace)
-        finally:
-            self._options_only = False
-            for action in required:
-                action.required = True
-
-    def _get_positional_actions(self) -> list[argparse.Action]:
-        return [] if self._options_only else super()._get_positional_actions()
-
-
 # A hundred years of music; what a display shows ends before.
 MAX_TRACK_SECONDS = 100 * 366 * 24 * 3600.0
 STATUSES = ("stopped", "playing", "paused", "seeking", "buffering", "error", "unknown")
 
 # What follows one of these is a command of the user's, untouched.
 PROGRAM_OPTIONS = ("--exec", "--while")
-
-Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"  # it has no public name
-
-
-def seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
-    return number
 
 
 def track_seconds(text: str) -> float:
@@ -126,17 +61,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="buswork", description=DESCRIPTION, epilog=epilog())
-    _add_common(parser, defaults=True, timeout=True)
+    parser = Parser(prog="buswork", description=DESCRIPTION, epilog=epilog())
+    add_common(parser, defaults=True, timeout=True)
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(
-        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=_Parser
+        title="commands", dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )
-    _add_command(commands, "status", "status.show", "what runs: version, wings, statistics")
+    add_command(commands, "status", "status.show", "what runs: version, wings, statistics")
     _add_store(commands)
     _add_fsct(commands)
+    flipper_parser.add(commands)
     _add_clients(commands)
-    _add_command(
+    add_command(
         commands,
         "monitor",
         "monitor.show",
@@ -155,68 +91,8 @@ def _version() -> str:
     return VERSION
 
 
-def _add_common(parser: argparse.ArgumentParser, *, defaults: bool, timeout: bool) -> None:
-    """The options that every command has, before or after its name.
-
-    Only the parser at the top gives them defaults; a subparser's would overrule what was given.
-    """
-
-    def default(value: object) -> object:
-        return value if defaults else SUPPRESS
-
-    group = parser.add_argument_group("common options")
-    group.add_argument(
-        "--bus",
-        default=default("system"),
-        metavar="BUS",
-        help="system (default), session, or the address of a bus",
-    )
-    group.add_argument(
-        "--json",
-        action="store_true",
-        default=default(False),
-        help="JSON, and nothing else, on stdout",
-    )
-    group.add_argument(
-        "--no-color",
-        action="store_true",
-        default=default(False),
-        help="no colours on a terminal either (as NO_COLOR in the environment)",
-    )
-    group.add_argument(
-        "--no-interaction",
-        action="store_true",
-        default=default(False),
-        help="never ask for a password or a confirmation",
-    )
-    if timeout:
-        group.add_argument(
-            "--timeout",
-            type=seconds,
-            default=default(None),
-            metavar="SECONDS",
-            help="how long a call may take (default: 25, 150 with a password prompt)",
-        )
-
-
-def _add_command(
-    commands: Commands,
-    name: str,
-    run: str,
-    summary: str,
-    description: str = "",
-    *,
-    timeout: bool = True,
-) -> argparse.ArgumentParser:
-    text = description or f"{summary[0].upper()}{summary[1:]}."
-    parser = commands.add_parser(name, help=summary, description=text)
-    parser.set_defaults(run=run, usage=parser.format_usage)
-    _add_common(parser, defaults=False, timeout=timeout)
-    return parser
-
-
 def _add_clients(commands: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         commands,
         "clients",
         "clients.show",
@@ -234,13 +110,11 @@ def _add_clients(commands: Commands) -> None:
 
 
 def _add_store(commands: Commands) -> None:
-    store = commands.add_parser(
+    actions = add_group(
+        commands,
         "store",
-        help="named values, shared by every process",
-        description="Named values in memory, shared by every process of this machine.",
-    )
-    actions = store.add_subparsers(
-        title="commands", dest="action", metavar="COMMAND", required=True, parser_class=_Parser
+        "named values, shared by every process",
+        "Named values in memory, shared by every process of this machine.",
     )
     adders: tuple[Callable[[Commands], None], ...] = (
         _add_get,
@@ -260,7 +134,7 @@ def _add_store(commands: Commands) -> None:
 
 
 def _add_get(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "get",
         "store.get",
@@ -279,7 +153,7 @@ def _add_get(actions: Commands) -> None:
 
 
 def _add_set(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "set",
         "store.set_",
@@ -309,7 +183,7 @@ def _add_set(actions: Commands) -> None:
 
 
 def _add_delete(actions: Commands) -> None:
-    parser = _add_command(actions, "delete", "store.delete", "remove keys")
+    parser = add_command(actions, "delete", "store.delete", "remove keys")
     parser.add_argument("keys", nargs="+", metavar="KEY", help="what to remove")
     parser.add_argument(
         "-r", "--require", action="store_true", help="exit with 6 when a key was not set"
@@ -317,7 +191,7 @@ def _add_delete(actions: Commands) -> None:
 
 
 def _add_list(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "list",
         "store.list_",
@@ -333,7 +207,7 @@ def _add_list(actions: Commands) -> None:
 
 
 def _add_watch(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "watch",
         "watch.watch",
@@ -367,7 +241,7 @@ def _add_watch(actions: Commands) -> None:
 
 
 def _add_wait(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "wait",
         "watch.wait",
@@ -391,7 +265,7 @@ def _add_wait(actions: Commands) -> None:
 
 
 def _add_clear(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "clear",
         "store.clear",
@@ -402,7 +276,7 @@ def _add_clear(actions: Commands) -> None:
 
 
 def _add_describe(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "describe",
         "store.describe",
@@ -413,7 +287,7 @@ def _add_describe(actions: Commands) -> None:
 
 
 def _add_export(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "export",
         "transfer.export",
@@ -425,7 +299,7 @@ def _add_export(actions: Commands) -> None:
 
 
 def _add_import(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "import",
         "transfer.import_",
@@ -439,7 +313,7 @@ def _add_import(actions: Commands) -> None:
 
 
 def _add_mark(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "mark",
         "store.mark",
@@ -456,17 +330,15 @@ def _add_mark(actions: Commands) -> None:
 
 
 def _add_fsct(commands: Commands) -> None:
-    fsct = commands.add_parser(
+    actions = add_group(
+        commands,
         "fsct",
-        help="players, and the USB audio displays that show what they play",
-        description="Players, and the USB audio displays that show what they play, by Ferrum "
+        "players, and the USB audio displays that show what they play",
+        "Players, and the USB audio displays that show what they play, by Ferrum "
         "Streaming Control Technology(TM), FSCT. A PLAYER is its number, or what it calls itself. "
         "A DEVICE is its id, or what only its id begins with.",
     )
-    actions = fsct.add_subparsers(
-        title="commands", dest="action", metavar="COMMAND", required=True, parser_class=_Parser
-    )
-    _add_command(
+    add_command(
         actions,
         "players",
         "fsct.players",
@@ -474,8 +346,8 @@ def _add_fsct(commands: Commands) -> None:
         "Prints the players and what they play, the preferred one with a *. What players of other "
         "users play is shown to those who may see it, a ? to others.",
     )
-    _add_command(actions, "devices", "fsct.devices", "print the displays that are connected")
-    _add_command(actions, "status", "fsct.status", "what each display shows, and why")
+    add_command(actions, "devices", "fsct.devices", "print the displays that are connected")
+    add_command(actions, "status", "fsct.status", "what each display shows, and why")
     _add_assign(actions)
     _add_unassign(actions)
     _add_prefer(actions)
@@ -484,7 +356,7 @@ def _add_fsct(commands: Commands) -> None:
 
 
 def _add_assign(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "assign",
         "fsct.assign",
@@ -497,12 +369,12 @@ def _add_assign(actions: Commands) -> None:
 
 
 def _add_unassign(actions: Commands) -> None:
-    parser = _add_command(actions, "unassign", "fsct.unassign", "take a player from its device")
+    parser = add_command(actions, "unassign", "fsct.unassign", "take a player from its device")
     parser.add_argument("player", metavar="PLAYER", help="its number, or what it calls itself")
 
 
 def _add_prefer(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "prefer",
         "fsct.prefer",
@@ -517,7 +389,7 @@ def _add_prefer(actions: Commands) -> None:
 
 
 def _add_play(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "play",
         "fsct.play",
@@ -565,7 +437,7 @@ def _add_play(actions: Commands) -> None:
 
 
 def _add_display(actions: Commands) -> None:
-    parser = _add_command(
+    parser = add_command(
         actions,
         "display",
         "fsct.display",

@@ -25,6 +25,7 @@ from buswork.client.errors import (
     RevisionGone,
     TimedOut,
 )
+from buswork.client.flipper import Board, BoardFacts, Event, Flipper, Holder
 from buswork.client.signals import Signal, Signals
 from buswork.client.store import Description, Hint, Lookup, Store, Swap
 from buswork.client.watch import Change, Watch
@@ -32,6 +33,8 @@ from buswork.fsct.wire.terms import PlayerState, Status, TextId, Texts, Timeline
 
 __all__ = [
     "AccessDenied",
+    "Board",
+    "BoardFacts",
     "BusworkError",
     "Busy",
     "Change",
@@ -40,9 +43,12 @@ __all__ = [
     "Description",
     "Disconnected",
     "Driver",
+    "Event",
     "Facts",
+    "Flipper",
     "Held",
     "Hint",
+    "Holder",
     "InteractiveAuthorizationRequired",
     "InvalidArgs",
     "LimitsExceeded",

@@ -9,21 +9,23 @@ One thread of its own runs the asyncio client; it ends with `close`.
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from buswork.client import connection, daemon, driver, store, watch
+from buswork.client import connection, daemon, driver, flipper, store, watch
 from buswork.client.daemon import Facts, Held
 from buswork.client.driver import Device, Player
 from buswork.client.errors import Disconnected, TimedOut
+from buswork.client.flipper import BoardFacts, Event
 from buswork.client.reader import Reader
 from buswork.client.store import Description, Hint, Lookup, Swap
 from buswork.client.watch import Change
 from buswork.fsct.wire.protocol import ProtocolVersion
 from buswork.fsct.wire.terms import PlayerState, Status, TextId, Timeline
 
-__all__ = ["Client", "Daemon", "Driver", "Store", "Watch"]
+__all__ = ["Board", "Client", "Daemon", "Driver", "Events", "Flipper", "Store", "Watch"]
 
 T = TypeVar("T")
 
@@ -42,6 +44,7 @@ class Client:
         self.store = Store(self, self._client.store)
         self.daemon = Daemon(self, self._client.daemon)
         self.driver = Driver(self, self._client.driver)
+        self.flipper = Flipper(self, self._client.flipper)
 
     # -- opening and closing -------------------------------------------------------------------
 
@@ -258,6 +261,120 @@ class Driver:
 
     def devices(self) -> list[Device]:
         return self._client.run(self._inner.devices())
+
+
+class Flipper:
+    """Flipper boards, which several programs use at once."""
+
+    def __init__(self, client: Client, inner: flipper.Flipper) -> None:
+        self._client = client
+        self._inner = inner
+
+    def boards(self) -> list[BoardFacts]:
+        return self._client.run(self._inner.boards())
+
+    def current(self) -> str | None:
+        return self._client.run(self._inner.current())
+
+    def find(self, name: str = "") -> "Board":
+        return Board(self._client, self._client.run(self._inner.find(name)))
+
+    def attach(self, endpoint: str) -> "Board":
+        return Board(self._client, self._client.run(self._inner.attach(endpoint)))
+
+    def detach(self, board: "Board") -> None:
+        self._client.run(self._inner.detach(board.inner))
+
+
+class Board:
+    """One board."""
+
+    def __init__(self, client: Client, inner: flipper.Board) -> None:
+        self.name = inner.name
+        self.inner = inner
+        self._client = client
+
+    def facts(self) -> BoardFacts:
+        return self._client.run(self.inner.facts())
+
+    def invoke(self, module: str, function: str, *values: int) -> int | None:
+        return self._client.run(self.inner.invoke(module, function, *values))
+
+    def push(self, module: str, function: str, data: bytes) -> int:
+        return self._client.run(self.inner.push(module, function, data))
+
+    def pull(self, module: str, function: str, length: int) -> bytes:
+        return self._client.run(self.inner.pull(module, function, length))
+
+    def push_from(self, module: str, function: str, source: int) -> int:
+        return self._client.run(self.inner.push_from(module, function, source))
+
+    def pull_to(self, module: str, function: str, length: int, sink: int) -> int:
+        return self._client.run(self.inner.pull_to(module, function, length, sink))
+
+    def reset(self) -> None:
+        self._client.run(self.inner.reset())
+
+    def bind(self, name: str, image: bytes = b"") -> int:
+        return self._client.run(self.inner.bind(name, image))
+
+    def invoke_user(self, index: int, function: int, *values: int) -> int:
+        return self._client.run(self.inner.invoke_user(index, function, *values))
+
+    def load(self, image: bytes) -> None:
+        self._client.run(self.inner.load(image))
+
+    def claim(self, reason: str, lease_seconds: int, *, service: bool = False) -> str:
+        return self._client.run(self.inner.claim(reason, lease_seconds, service=service))
+
+    def lend(self, reason: str, lease_seconds: int) -> str:
+        return self._client.run(self.inner.lend(reason, lease_seconds))
+
+    def renew(self, token: str) -> None:
+        self._client.run(self.inner.renew(token))
+
+    def release(self, token: str) -> None:
+        self._client.run(self.inner.release(token))
+
+    def open_channel(self) -> int:
+        return self._client.run(self.inner.open_channel())
+
+    def events(self, *sources: str, interval_ms: int = 50) -> "Events":
+        return Events(self._client, self.inner.events(*sources, interval_ms=interval_ms))
+
+
+class Events:
+    """Events of a board, to be iterated over inside `with`."""
+
+    def __init__(
+        self, client: Client, inner: AbstractAsyncContextManager[AsyncIterator[Event]]
+    ) -> None:
+        self._client = client
+        self._inner = inner
+
+    def __enter__(self) -> Iterator[Event]:
+        events = self._client.run(_enter(self._inner))
+        return iter(lambda: self._client.run(_next(events)), None)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._client.run(_leave(self._inner))
+        except Disconnected:
+            pass  # closing the client has ended them
+
+
+async def _enter(
+    inner: AbstractAsyncContextManager[AsyncIterator[Event]],
+) -> AsyncIterator[Event]:
+    return await inner.__aenter__()
+
+
+async def _next(events: AsyncIterator[Event]) -> Event:
+    return await anext(events)
+
+
+async def _leave(inner: AbstractAsyncContextManager[AsyncIterator[Event]]) -> None:
+    await inner.__aexit__(None, None, None)
 
 
 class Watch:

@@ -22,6 +22,7 @@ from buswork.client.errors import (
     NotRunning,
     typed,
 )
+from buswork.client.flipper import Flipper
 from buswork.client.store import Store
 
 # Longer than the daemon waits for polkit (20 s), so that its error, which says more, is first.
@@ -64,6 +65,7 @@ class Client:
         self.store = Store(self)
         self.daemon = Daemon(self)
         self.driver = Driver(self)
+        self.flipper = Flipper(self)
         self.simulator = Simulator(self)
         self._before_prompt = before_prompt
         self._connection: Connection | None = None

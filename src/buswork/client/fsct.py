@@ -196,7 +196,7 @@ class IpcDriver:
             if link is not None:
                 since = time.monotonic()
                 await self._until_lost(link)
-                log.info("the connection to the driver is gone")
+                log.debug("the connection to the driver is gone")
                 if time.monotonic() - since >= GOOD_SECONDS:
                     self._backoff.reset()
                 link = None
@@ -226,7 +226,7 @@ class IpcDriver:
             raise
         link.check()
         self._ready.set()
-        log.info("connected to the driver")
+        log.debug("connected to the driver")
         return link
 
     # -- asking --------------------------------------------------------------------------------

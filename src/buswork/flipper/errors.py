@@ -2,7 +2,14 @@
 
 from typing import Final
 
-from buswork.errors import AccessDenied, BusworkError, Busy, InvalidArgs, LimitsExceeded
+from buswork.errors import (
+    AccessDenied,
+    BusworkError,
+    Busy,
+    InteractiveAuthorizationRequired,
+    InvalidArgs,
+    LimitsExceeded,
+)
 from buswork.flipper.wire.checks import refusal as refusal_of_value
 from buswork.flipper.wire.errors import BoardError, Error
 from buswork.flipper.wire.exchanges import Refused
@@ -87,6 +94,7 @@ _NUMBERS: Final[dict[type[Exception], Error]] = {
     Claimed: Error.E_ALREADY_ATTACHED,
     NotClaimed: Error.E_UNIMPLEMENTED,
     AccessDenied: Error.E_UNIMPLEMENTED,
+    InteractiveAuthorizationRequired: Error.E_UNIMPLEMENTED,  # nobody can be asked
     NotResponding: Error.E_TIMEOUT,
     BridgeError: Error.E_TIMEOUT,
     ModuleUnsafe: Error.E_MODULE,

@@ -10,11 +10,10 @@ from contextlib import suppress
 from buswork.bus.caller import Call
 from buswork.bus.export import Edge
 from buswork.bus.objects import Face
-from buswork.errors import BusworkError, InvalidArgs
+from buswork.errors import InvalidArgs
 from buswork.sim.carbon import SimCarbon
-from buswork.sim.usb import SimBackend, SimDiscovery
-from buswork.usb.devices import NAME, UsbDevice
-from buswork.usb.worker import Worker
+from buswork.sim.ports import SimPorts
+from buswork.usb.devices import NAME
 
 PATH = "/org/buswork/simulator/boards"
 INTERFACE = "org.buswork.Simulator.Boards"
@@ -24,18 +23,12 @@ PORTS: Mapping[str, Mapping[str, str]] = {"1-3": {}, "1-4": {NAME: "bench"}}
 AWAY_SECONDS = 0.5
 
 
-class NoSuchPort(BusworkError):
-    """There is no simulated board for this port."""
-
-    name = "org.buswork.Error.Usb.NoSuchPort"
-
-
-class Simulator:
+class Simulator(SimPorts[SimCarbon]):
     """The ports, and what is plugged in there."""
 
     def __init__(self) -> None:
-        self.backend = SimBackend()
         self.boards = {port: SimCarbon() for port in PORTS}
+        super().__init__(self.boards)
         self.on_change: Callable[[str], None] = lambda port: None
         self._loop = asyncio.get_running_loop()
         self._is_open = True
@@ -44,12 +37,6 @@ class Simulator:
         for port, board in self.boards.items():
             self._listen(port, board)
             self.plug(port)
-
-    def discovery(self) -> SimDiscovery:
-        return SimDiscovery(self.backend)
-
-    def worker(self, device: UsbDevice) -> Worker:
-        return Worker(device, self.backend)
 
     def plug(self, port: str) -> None:
         self._cancel(port)
@@ -71,9 +58,6 @@ class Simulator:
             self.on_change(port)
         elif self.is_plugged(port):
             board.crash()
-
-    def is_plugged(self, port: str) -> bool:
-        return any(device.port == port for device in self.backend.devices)
 
     def lines(self, port: str) -> list[str]:
         return self.boards[port].lines() if self.is_plugged(port) else []
@@ -131,37 +115,30 @@ class SimulatorFace(Face):
         return list(self._simulator.boards)
 
     def get_board(self, call: Call, port: str) -> list[str]:
-        self._board(port)
+        self._simulator.of(port)
         return self._simulator.lines(port)
 
     def set_button(self, call: Call, port: str, pressed: bool) -> None:
-        self._board(port).button.pressed = pressed
+        self._simulator.of(port).button.pressed = pressed
         self._simulator.on_change(port)
 
     def set_inputs(self, call: Call, port: str, pins: int) -> None:
-        self._board(port).s4.gpio.inputs = pins
+        self._simulator.of(port).s4.gpio.inputs = pins
         self._simulator.on_change(port)
 
     def send_serial(self, call: Call, port: str, data: bytes) -> None:
-        board = self._board(port)
+        board = self._simulator.of(port)
         with board.lock:
             board.s4.usart.receive(data)
 
     def crash(self, call: Call, port: str, processor: str) -> None:
-        self._board(port)
+        self._simulator.of(port)
         self._simulator.crash(port, processor)
 
     def plug(self, call: Call, port: str) -> None:
-        self._board(port)
+        self._simulator.of(port)
         self._simulator.plug(port)
 
     def unplug(self, call: Call, port: str) -> None:
-        self._board(port)
+        self._simulator.of(port)
         self._simulator.unplug(port)
-
-    def _board(self, port: str) -> SimCarbon:
-        board = self._simulator.boards.get(port)
-        if board is None:
-            ports = ", ".join(self._simulator.boards)
-            raise NoSuchPort(f"no simulated board is ever at this port; there are {ports}")
-        return board

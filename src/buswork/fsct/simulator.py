@@ -10,24 +10,16 @@ from contextlib import suppress
 from buswork.bus.caller import Call
 from buswork.bus.export import Edge
 from buswork.bus.objects import Face
-from buswork.errors import BusworkError
 from buswork.sim import dac
 from buswork.sim.dac import SimDac
-from buswork.sim.usb import SimBackend, SimDiscovery
-from buswork.usb.devices import ID_FSCT, UsbDevice
-from buswork.usb.worker import Worker
+from buswork.sim.ports import SimPorts
+from buswork.usb.devices import ID_FSCT
 
 INTERFACE = "org.buswork.Simulator"
 # A display's own pace: a timeline that races makes no more pictures than this a second.
 SHORTEST_SECONDS = 0.1
 # A timeline that creeps is looked at again all the same.
 LONGEST_SECONDS = 60.0
-
-
-class NoSuchPort(BusworkError):
-    """There is no simulated display for this port."""
-
-    name = "org.buswork.Error.Usb.NoSuchPort"
 
 
 def _displays() -> dict[str, SimDac]:
@@ -42,12 +34,12 @@ def _displays() -> dict[str, SimDac]:
     return {"1-1": SimDac("SIM-1"), "1-2": small}
 
 
-class Simulator:
+class Simulator(SimPorts[SimDac]):
     """The ports, and what is plugged in there."""
 
     def __init__(self) -> None:
-        self.backend = SimBackend()
         self.displays = _displays()
+        super().__init__(self.displays)
         self.on_display: Callable[[str], None] = lambda port: None
         self._loop = asyncio.get_running_loop()
         self._is_open = True
@@ -57,33 +49,24 @@ class Simulator:
             display.on_display = lambda lines, port=port: self._changed(port)  # type: ignore[misc]
             self.plug(port)
 
-    def discovery(self) -> SimDiscovery:
-        return SimDiscovery(self.backend)
-
-    def worker(self, device: UsbDevice) -> Worker:
-        return Worker(device, self.backend)
-
     def plug(self, port: str) -> None:
-        if not self._is_plugged(port):
+        if not self.is_plugged(port):
             self.backend.plug(self.displays[port], port, {ID_FSCT: "1"})
             self._look(port)
 
     def unplug(self, port: str) -> None:
-        if self._is_plugged(port):
+        if self.is_plugged(port):
             self.backend.unplug(port)
             self._look(port)
 
     def lines(self, port: str) -> list[str]:
-        return self.displays[port].lines() if self._is_plugged(port) else []
+        return self.displays[port].lines() if self.is_plugged(port) else []
 
     def close(self) -> None:
         self._is_open = False
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-
-    def _is_plugged(self, port: str) -> bool:
-        return any(device.port == port for device in self.backend.devices)
 
     def _changed(self, port: str) -> None:
         """A request changed the display; the thread is a worker's."""
@@ -118,16 +101,13 @@ class SimulatorFace(Face):
         return list(self._simulator.displays)
 
     def get_display(self, call: Call, port: str) -> list[str]:
-        return self._simulator.lines(self._known(port))
+        self._simulator.of(port)
+        return self._simulator.lines(port)
 
     def plug(self, call: Call, port: str) -> None:
-        self._simulator.plug(self._known(port))
+        self._simulator.of(port)
+        self._simulator.plug(port)
 
     def unplug(self, call: Call, port: str) -> None:
-        self._simulator.unplug(self._known(port))
-
-    def _known(self, port: str) -> str:
-        if port not in self._simulator.displays:
-            ports = ", ".join(self._simulator.displays)
-            raise NoSuchPort(f"no simulated display is ever at this port; there are {ports}")
-        return port
+        self._simulator.of(port)
+        self._simulator.unplug(port)

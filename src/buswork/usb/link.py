@@ -72,6 +72,14 @@ def libusb() -> IBackend:
     return backend
 
 
+def libusb_apart() -> IBackend:
+    """The same in a context of its own: threads that share one wake for each other's transfers."""
+    shared: Any = libusb()
+    backend: IBackend = type(shared)(shared.lib)
+    backend._finalizer.atexit = False
+    return backend
+
+
 class Link:
     """The device itself. Only the worker's thread comes here."""
 
@@ -85,8 +93,9 @@ class Link:
 
     def open(self) -> None:
         if self._backend is None:
-            self._backend = libusb()
+            self._backend = libusb_apart()
         self._device = self._find()
+        self._device.context = self._backend  # which has to be there until the device is let go
         self._handle = self._backend.open_device(self._device)
 
     def _find(self) -> Any:
@@ -159,7 +168,7 @@ class Link:
             with suppress(USBError, NotImplementedError):  # unplugged
                 self._backend.release_interface(self._handle, interface)
         self._backend.close_device(self._handle)
-        self._handle = None
+        self._handle = self._device = None
 
 
 class Transfers:

@@ -140,10 +140,11 @@ class Bench:
         told.asked = self.turns.ask(owner, uid, job, told)
         return told
 
-    def claim(self, owner, uid=1000, reason="a test", lease=LEASE):
+    def claim(self, owner, uid=1000, reason="a test", lease=LEASE, service=True):
         self.tokens += 1
         told = Told()
-        claim = Claim(self.key, owner, uid, reason, lease, f"token {self.tokens}")
+        token = f"token {self.tokens}"
+        claim = Claim(self.key, owner, uid, reason, lease, token, service=service)
         told.asked = self.turns.claim(claim, self.now, told)
         return told
 

@@ -217,8 +217,7 @@ def test_claims_are_told_of():
     claim = bench.claim("one").result
     bench.boards.renew(claim.token, "one", 5.0)
     assert bench.boards.next_expiry() == 65.0
-    bench.boards.force_release(bench.board)
-    bench.boards.force_release(bench.board)
+    bench.boards.release(claim.token, "one")
     assert changes == [BoardChanged(bench.board, ("claim",))] * 2
     assert woken == [claim, None]
 
@@ -256,7 +255,7 @@ def test_a_board_stays_lent_when_it_is_plugged_in_again():
     bench.boards.lend(claim.token, "one")
     bench.replug()
     assert bench.board.state is State.LENT
-    bench.boards.owner_left("one", 1.0)
+    bench.boards.release(claim.token, "one")
     assert bench.board.state is State.READY
 
 
@@ -414,24 +413,6 @@ def test_who_has_claimed_a_board_holds_it():
     bench = Bench()
     claim = bench.claim("one", uid=7).result
     assert bench.board.holders() == [Holder("one", 7, claim=claim)]
-
-
-def test_of_who_leaves_nothing_remains():
-    bench = Bench()
-    other = bench.boards.attach("usb:1-3")
-    told = Told()
-    other.turns.ask("one", 1, calls.reset(other), told)
-    other.subscribe("one", 1, "button", 100)
-    bench.claim("one")
-    bench.ask("one", calls.reset(bench.board))
-    bench.board.subscribe("one", 1, "button", 100)
-    bench.boards.owner_left("one", 1.0)
-    assert bench.board.holders() == other.holders() == []
-    assert (bench.board.next_poll(), other.next_poll()) == (None, None)
-    assert not bench.turns.has_work
-    assert not other.turns.has_work
-    assert told.results == []
-    assert bench.boards.next_expiry() is None
 
 
 def test_a_line_that_fails_leaves_subscriptions():

@@ -94,7 +94,7 @@ def test_every_function_reaches_its_processor(processor, module, function):
     for prefix in ("", f"{processor}."):
         bench = Bench()
         job = job_of(bench.board, prefix + module.name, function)
-        assert not job.needs_claim
+        assert not job.needs_service
         # Without what it costs to trust the bridge.
         run_job(calls.invoke(bench.board, "gpio", "read", [1]), bench.line)
         bench.line.u2.clear()
@@ -114,7 +114,7 @@ def test_every_function_of_a_board_on_the_network(generation):
     for module, function in TABLES[generation, FVM]:
         bench = Bench(transport=UDP, generation=generation)
         job = job_of(bench.board, module.name, function)
-        assert not job.needs_claim
+        assert not job.needs_service
         if generation is G2 and function.kind is not Kind.CALL:
             continue  # it takes memory first
         run_job(job, bench.line)
@@ -135,8 +135,8 @@ def test_every_function_of_a_board_on_the_network(generation):
 def test_what_disturbs_the_bridge_needs_a_claim(module, function, values):
     bench = Bench()
     job = calls.invoke(bench.board, module, function, values)
-    assert job.needs_claim
-    with pytest.raises(NotClaimed, match="claim the board first"):
+    assert job.needs_service
+    with pytest.raises(NotClaimed, match="claim the board for service"):
         bench.ask("somebody", job)
     assert bench.line.steps == 0
     claimed = bench.claim("somebody")
@@ -146,10 +146,10 @@ def test_what_disturbs_the_bridge_needs_a_claim(module, function, values):
 
 def test_transfers_over_the_bridges_own_uart_need_a_claim():
     board = Bench().board
-    assert calls.push(board, "uart0", "push", b"#").needs_claim
-    assert calls.pull(board, "uart0", "pull", 1).needs_claim
-    assert not calls.invoke(board, "uart0", "ready", []).needs_claim
-    assert not calls.push(board, "usart", "push", b"#").needs_claim
+    assert calls.push(board, "uart0", "push", b"#").needs_service
+    assert calls.pull(board, "uart0", "pull", 1).needs_service
+    assert not calls.invoke(board, "uart0", "ready", []).needs_service
+    assert not calls.push(board, "usart", "push", b"#").needs_service
 
 
 def test_after_direct_use_the_bridge_is_set_up_again():

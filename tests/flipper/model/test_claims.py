@@ -78,20 +78,13 @@ def test_a_lease_runs_out_unless_it_is_renewed():
         claims.renew("token", "one", 100.0)
 
 
-def test_an_owner_that_leaves_takes_its_claims_with_it():
-    claims, changed = granted(claim(), claim("usb:1-3"), claim("usb:1-4", "two"))
-    claims.leave("one")
-    assert changed == ["usb:1-2", "usb:1-3"]
-    assert claims.at("usb:1-4") is not None
-
-
 def test_who_is_told_finds_all_of_it_done():
     claims = Claims(lambda key: seen.append((claims.at("usb:1-2"), claims.at("usb:1-3"))))
     seen = []
     claims.grant(claim(), 0.0)
     claims.grant(claim("usb:1-3"), 0.0)
     seen.clear()
-    claims.leave("one")
+    claims.expire(100.0)
     assert seen == [(None, None)] * 2
 
 
@@ -126,12 +119,12 @@ def test_a_claim_outlives_the_board():
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_it_ends_with_its_owner_wherever_the_board_is(is_there):
+def test_its_owner_releases_it_wherever_the_board_is(is_there):
     bench = Bench()
-    bench.claim("one")
+    token = bench.claim("one").result.token
     if not is_there:
         bench.boards.detach(bench.key)
-    bench.boards.owner_left("one", 1.0)
+    bench.boards.release(token, "one")
     if not is_there:
         bench.board = bench.boards.attach(bench.key)
     assert bench.board.claim is None

@@ -11,6 +11,7 @@ from buswork.errors import InvalidArgs, LimitsExceeded
 from buswork.flipper.model.events import (
     MAX_SUBSCRIPTIONS,
     MAX_SUBSCRIPTIONS_OF_OWNER,
+    MAX_SUBSCRIPTIONS_OF_UID,
     Event,
     Kind,
     Polls,
@@ -255,7 +256,7 @@ def test_with_the_last_one_reading_ends():
     polls.unsubscribe("one", BUTTON)
     assert polls.polled(BUTTON, 1) == [Event("two", BUTTON, 1, None)]
     polls.due(1.0)
-    polls.owner_left("two")
+    polls.unsubscribe("two", BUTTON)
     assert polls.polled(BUTTON, 0) == []
     polls.failed(BUTTON)
     assert polls.next_poll() is None
@@ -267,7 +268,7 @@ def test_who_comes_back_begins_anew():
     polls = Polls()
     polls.subscribe("one", 1, BUTTON, 100)
     polled(polls, 0.05)
-    polls.owner_left("one")
+    polls.unsubscribe("one", BUTTON)
     polls.subscribe("one", 1, BUTTON, 100)
     _, told = polled(polls, 0.05)
     assert told == [(0.01, Event("one", BUTTON, 1, None))]
@@ -278,7 +279,7 @@ def test_what_fails_is_not_tried_more_often_for_who_comes_back():
     polls.subscribe("one", 1, BUTTON, 10)
     polls.due(0.0)
     polls.failed(BUTTON)
-    polls.owner_left("one")
+    polls.unsubscribe("one", BUTTON)
     polls.subscribe("one", 1, BUTTON, 10)
     assert polls.next_poll() == 1.0
 
@@ -290,10 +291,14 @@ def test_only_so_many_subscribe():
     with pytest.raises(LimitsExceeded, match="You have 64 subscriptions"):
         polls.subscribe("one", 1, BUTTON, 100)
     polls.subscribe("one", 1, Source(Kind.GPIO, 1), 200)
-    for number in range(MAX_SUBSCRIPTIONS - MAX_SUBSCRIPTIONS_OF_OWNER):
+    for number in range(MAX_SUBSCRIPTIONS_OF_UID - MAX_SUBSCRIPTIONS_OF_OWNER):
         polls.subscribe(number, 1, BUTTON, 100)
-    with pytest.raises(LimitsExceeded, match="You have 0 subscriptions"):
-        polls.subscribe("two", 1, BUTTON, 100)
+    with pytest.raises(LimitsExceeded, match="and all your programs 128"):
+        polls.subscribe("another", 1, BUTTON, 100)
+    for uid in range(2, 2 + MAX_SUBSCRIPTIONS - MAX_SUBSCRIPTIONS_OF_UID):
+        polls.subscribe(("of", uid), uid, BUTTON, 100)
+    with pytest.raises(LimitsExceeded, match="This board has 1024"):
+        polls.subscribe("two", 2, PINS, 100)
 
 
 def test_of_a_claimed_board_its_owner_alone_has_things_read():

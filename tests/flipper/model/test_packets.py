@@ -439,7 +439,7 @@ def check_survives(request, may_load, transport):
     line = Carbon(judged(U2), judged(S4)) if transport is Transport.USB else judged(FVM)
     exchange = Exchange(request, bytes(data_to_board(request)))
     job = packet(board, exchange, may_load)
-    if job.needs_claim:
+    if job.needs_service:
         return
     got = run_job(job, line)
     assert isinstance(got, Answer | Refused)

@@ -255,8 +255,7 @@ def test_a_board_that_went_ends_everything_at_once():
 
 @pytest.mark.parametrize("turns", range(STEPS))
 @pytest.mark.parametrize("running", [False, True])
-@pytest.mark.parametrize("how", ["cancel", "leave"])
-def test_a_job_can_be_cancelled_at_every_step(turns, running, how):
+def test_a_job_can_be_cancelled_at_every_step(turns, running):
     bench = Bench()
     told = bench.ask("one", job(bench, STEPS), uid=1)
     behind = bench.ask("one", light(bench), uid=1)
@@ -264,10 +263,7 @@ def test_a_job_can_be_cancelled_at_every_step(turns, running, how):
     bench.run(2 * turns)
     asked = bench.begin() if running else None
     assert asked is (told.asked if running else None)
-    if how == "cancel":
-        bench.turns.cancel(told.asked, bench.now)
-    else:
-        bench.turns.owner_left("one", bench.now)
+    bench.turns.cancel(told.asked, bench.now)
     if asked is not None:
         # What has begun is not broken off: the answer is taken from the line.
         bench.finish(asked)
@@ -276,7 +272,7 @@ def test_a_job_can_be_cancelled_at_every_step(turns, running, how):
     assert told.results == []
     assert len(bench.line.s4) == steps + STEPS - turns
     assert other.result == 128 * STEPS
-    assert behind.is_told is (how == "cancel")
+    assert behind.is_told
     assert bench.turns.waiting() == []
     assert bench.line.bridge.said == b""
 
@@ -308,7 +304,6 @@ def test_what_is_done_can_be_cancelled_without_harm():
     bench.run()
     bench.turns.cancel(told.asked, bench.now)
     bench.turns.cancel(told.asked, bench.now)
-    bench.turns.owner_left("nobody", bench.now)
     assert told.result is None
 
 
@@ -388,8 +383,6 @@ def test_what_is_over_leaves_room():
         told = bench.ask("one", light(bench))
         bench.turns.cancel(told.asked, bench.now)
         bench.ask("one", light(bench))
-        bench.turns.owner_left("one", bench.now)
-        bench.ask("one", light(bench))
         bench.turns.fail(Busy(""), bench.now)
 
 
@@ -450,15 +443,11 @@ def test_meanwhile_and_then_others_may_ask_for_nothing():
     assert bench.ask("two", turnless(1)).result == 1
 
 
-@pytest.mark.parametrize("how", ["cancel", "leave"])
-def test_a_claim_that_waits_can_be_cancelled(how):
+def test_a_claim_that_waits_can_be_cancelled():
     bench = Bench()
     bench.ask("two", light(bench))
     told = bench.claim("one")
-    if how == "cancel":
-        bench.turns.cancel(told.asked, bench.now)
-    else:
-        bench.turns.owner_left("one", bench.now)
+    bench.turns.cancel(told.asked, bench.now)
     bench.ask("two", light(bench))
     bench.run()
     assert told.results == []
@@ -476,7 +465,7 @@ def test_with_a_claim_that_waits_goes_what_needs_it():
     assert bench.ran == ["two"]
 
 
-@pytest.mark.parametrize("how", ["cancel", "leave", "fail"])
+@pytest.mark.parametrize("how", ["cancel", "fail"])
 def test_a_claim_is_granted_when_the_others_are_gone(how):
     bench = Bench()
     other = bench.ask("two", light(bench))
@@ -484,8 +473,6 @@ def test_a_claim_is_granted_when_the_others_are_gone(how):
     bench.now = 5.0
     if how == "cancel":
         bench.turns.cancel(other.asked, bench.now)
-    elif how == "leave":
-        bench.turns.owner_left("two", bench.now)
     else:
         bench.turns.fail(Busy(""), bench.now)
     assert told.result.expires == 65.0
@@ -521,7 +508,7 @@ def reserved(bench):
     return calls.invoke(bench.board, "u2.gpio", "write", [0, 0x40])
 
 
-@pytest.mark.parametrize("how", ["release", "expire", "force"])
+@pytest.mark.parametrize("how", ["release", "expire"])
 def test_what_needs_the_claim_ends_with_it(how):
     bench = Bench()
     token = bench.claim("one").result.token
@@ -530,10 +517,8 @@ def test_what_needs_the_claim_ends_with_it(how):
     asked = bench.begin()
     if how == "release":
         bench.boards.release(token, "one")
-    elif how == "expire":
-        bench.boards.expire(60.0)
     else:
-        bench.boards.force_release(bench.board)
+        bench.boards.expire(60.0)
     assert not first.is_told
     assert isinstance(second.error, NotClaimed)
     bench.finish(asked)
@@ -543,9 +528,17 @@ def test_what_needs_the_claim_ends_with_it(how):
     assert len(bench.line.u2) == 2
 
 
+def test_a_claim_alone_gives_no_right_to_disturb():
+    bench = Bench()
+    bench.claim("one", service=False)
+    with pytest.raises(NotClaimed, match="claim the board for service"):
+        bench.ask("one", reserved(bench))
+    assert bench.line.steps == 0
+
+
 def test_what_needs_a_claim_may_be_asked_for_with_it():
     bench = Bench()
-    with pytest.raises(NotClaimed, match="claim the board first"):
+    with pytest.raises(NotClaimed, match="claim the board for service"):
         bench.ask("one", reserved(bench))
     bench.ask("two", light(bench))
     bench.claim("one")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from buswork.flipper.wire.exchanges import Answer, Exchange, Refused, RequestReader, answering
 from buswork.flipper.wire.packets import Pull, Push
+from buswork.flipper.wire.plans import bridged
 from buswork.flipper.wire.results import Result, failed
 from buswork.flipper.wire.terms import Framing
 
@@ -23,6 +24,17 @@ def run(plan, board):
             return asked, done.value
         asked.append(exchange)
         answer = board(exchange)
+
+
+def over_bridge(plan):
+    """A plan for the 4S as one for the U2."""
+    answer = None
+    while True:
+        try:
+            exchange = plan.send(answer)
+        except StopIteration as done:
+            return done.value
+        answer = yield from bridged(exchange)
 
 
 @dataclass

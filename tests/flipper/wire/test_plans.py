@@ -1,5 +1,5 @@
 import pytest
-from flipper.wire.boards import PULL_TIMEOUT, PUSH_TIMEOUT, Bridge, run
+from flipper.wire.boards import PULL_TIMEOUT, PUSH_TIMEOUT, Bridge, over_bridge, run
 from flipper.wire.vectors import vector
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +27,6 @@ from buswork.flipper.wire.plans import (
     bridged,
     drained,
     hold_s4,
-    over_bridge,
     pull2,
     push2,
     release_s4,

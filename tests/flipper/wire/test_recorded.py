@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from flipper.wire.boards import over_bridge
 from flipper.wire.vectors import FRAMINGS, VECTORS, recorded, vector, vectors
 
 from buswork.flipper.wire import packets
@@ -27,7 +28,7 @@ from buswork.flipper.wire.packets import (
     parse_header,
     parse_request,
 )
-from buswork.flipper.wire.plans import bind, bridged, over_bridge
+from buswork.flipper.wire.plans import bind, bridged
 from buswork.flipper.wire.results import RESULT_BYTES, Result, failed
 from buswork.flipper.wire.terms import BadPacket, Framing, Generation, Processor, Type
 

@@ -188,10 +188,6 @@ class Board:
 
     # Inside
 
-    def _owner_left(self, owner: Owner, now: float) -> None:
-        self._polls.owner_left(owner)
-        self.turns.owner_left(owner, now)
-
     def _tell_state(self) -> None:
         now = (self.state, self.error)
         names = [
@@ -301,22 +297,11 @@ class Boards:
         """The board is LENT when its line is closed, until the claim ends."""
         self._claims.lend(token, owner)
 
-    def force_release(self, board: Board) -> None:
-        """Whoever has claimed it."""
-        if board.claim is not None:
-            self._claims.end([board.claim])
-
     def next_expiry(self) -> float | None:
         return self._claims.next_expiry()
 
     def expire(self, now: float) -> None:
         self._claims.expire(now)
-
-    def owner_left(self, owner: Owner, now: float) -> None:
-        """Nothing of the owner's remains."""
-        for board in [*self._boards.values()]:
-            board._owner_left(owner, now)
-        self._claims.leave(owner)
 
     # Inside
 

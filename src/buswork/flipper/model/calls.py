@@ -51,7 +51,7 @@ class Target:
         return self.table.processor
 
     @property
-    def needs_claim(self) -> bool:
+    def needs_service(self) -> bool:
         return is_reserved(self.processor, self.module, self.function)
 
     @property
@@ -60,7 +60,7 @@ class Target:
         return UDP_BLOCK_BYTES if self.processor is Processor.FVM else BLOCK_BYTES
 
     def turn(self, exchange: Exchange) -> Turn:
-        return self.board.processors.turn(self.processor, exchange, self.needs_claim)
+        return self.board.processors.turn(self.processor, exchange, self.needs_service)
 
     def called(self, values: Sequence[object]) -> Exchange:
         return Exchange(checks.call(self.table, self.module.name, self.function.name, values))
@@ -111,20 +111,20 @@ def target(board: Board, module: str, function: str, kind: Kind = Kind.CALL) -> 
 def invoke(board: Board, module: str, function: str, values: Sequence[object]) -> Job[int | None]:
     """Its result is the number that the function returned, None if it returns none."""
     found = target(board, module, function)
-    return Job(_called(found, found.called(values)), found.needs_claim)
+    return Job(_called(found, found.called(values)), found.needs_service)
 
 
 def push(board: Board, module: str, function: str, data: bytes) -> Job[int]:
     """How many bytes went through: all, or it is TransferFailed."""
     found = target(board, module, function, Kind.PUSH)
     _check_length(len(data))
-    return Job(_pushed(found, data), found.needs_claim, len(data))
+    return Job(_pushed(found, data), found.needs_service, len(data))
 
 
 def pull(board: Board, module: str, function: str, length: object) -> Job[bytes]:
     found = target(board, module, function, Kind.PULL)
     size = _check_length(length)
-    return Job(_pulled(found, size), found.needs_claim, size)
+    return Job(_pulled(found, size), found.needs_service, size)
 
 
 def _called(found: Target, exchange: Exchange) -> Generator[Turn, Answer, int | None]:

@@ -31,6 +31,8 @@ class Claim:
     lease_seconds: int
     token: str = field(repr=False)
     expires: float = 0.0  # its lease begins when it is granted
+    # Whether its owner may do what disturbs the calls of others, or alters the board for good.
+    service: bool = False
     lent: bool = False  # to a program that talks with the board itself
 
     def __post_init__(self) -> None:
@@ -70,9 +72,6 @@ class Claims:
 
     def release(self, token: str, owner: Owner) -> None:
         self.end([self._find(token, owner)])
-
-    def leave(self, owner: Owner) -> None:
-        self.end(claim for claim in self._by_key.values() if claim.owner == owner)
 
     def next_expiry(self) -> float | None:
         return min((claim.expires for claim in self._by_key.values()), default=None)

@@ -30,8 +30,10 @@ MAX_INTERVAL_MS = 60_000
 # A board that does not answer is kept busy by a call for a third of a second.
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 30.0
-# One for each pin and a few more; and of all together.
+# One for each pin and a few more; of a user, twice that; and of all together. All of one kind are
+# told in one go, so that few enough may have one value that others don't notice.
 MAX_SUBSCRIPTIONS_OF_OWNER = 64
+MAX_SUBSCRIPTIONS_OF_UID = 128
 MAX_SUBSCRIPTIONS = 1024
 
 _NEVER = float("-inf")
@@ -150,18 +152,21 @@ class Polls:
         if known is not None:
             known.interval = interval
             return
-        own = sum(each.owner == owner for each in self._subscriptions.values())
-        if own >= MAX_SUBSCRIPTIONS_OF_OWNER or len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
-            raise LimitsExceeded(f"You have {own} subscriptions of this board.")
+        self._make_sure_of_room(owner, uid)
         self._subscriptions[owner, source] = _Subscription(owner, uid, source, interval)
+
+    def _make_sure_of_room(self, owner: Owner, uid: int) -> None:
+        own = sum(each.owner == owner for each in self._subscriptions.values())
+        of_uid = sum(each.uid == uid for each in self._subscriptions.values())
+        if own >= MAX_SUBSCRIPTIONS_OF_OWNER or of_uid >= MAX_SUBSCRIPTIONS_OF_UID:
+            text = f"You have {own} subscriptions of this board, and all your programs {of_uid}."
+            raise LimitsExceeded(text)
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise LimitsExceeded(f"This board has {len(self._subscriptions)} subscriptions.")
 
     def unsubscribe(self, owner: Owner, source: Source) -> None:
         if self._subscriptions.pop((owner, source), None) is None:
             raise InvalidArgs(f"You have not subscribed to {source}.")
-
-    def owner_left(self, owner: Owner) -> None:
-        for key in [key for key in self._subscriptions if key[0] == owner]:
-            del self._subscriptions[key]
 
     def subscribers(self) -> list[tuple[Owner, int, Source]]:
         return [(each.owner, each.uid, each.source) for each in self._subscriptions.values()]

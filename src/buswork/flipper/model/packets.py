@@ -37,7 +37,7 @@ def packet(
         job = _understood(board, request, may_load)
     except BadValue as error:
         return Job(known(refusal(error)))
-    return Job(_answered(job.turns), job.needs_claim, job.size)
+    return Job(_answered(job.turns), job.needs_service, job.size)
 
 
 def _answered(turns: Generator[Turn, Answer, Answer]) -> Generator[Turn, Answer, Answer | Refused]:
@@ -54,12 +54,12 @@ def _understood(board: Board, exchange: Exchange, may_load: bool) -> Job[Answer]
     match understood(board.processors.numbering, request, MAX_TRANSFER_BYTES):
         case Invocation(module, function, values):
             found = target(board, module, function)
-            return Job(_called(found, found.called(values)), found.needs_claim)
+            return Job(_called(found, found.called(values)), found.needs_service)
         case Transfer(module, function, length):
             kind = Kind.PUSH if isinstance(request, Push) else Kind.PULL
             found = target(board, module, function, kind)
             turns = _pushed(found, data) if kind is Kind.PUSH else _pulled(found, length)
-            return Job(turns, found.needs_claim, length)
+            return Job(turns, found.needs_service, length)
         case Event():
             return Job(known(Answer(Result(0))))
         case other:

@@ -144,7 +144,7 @@ class Turns:
 
     def ask(self, owner: Owner, uid: int, job: Job[T], on_done: Done[T]) -> Asked[T]:
         """`on_done` gets the job's result or error; before this returns if it needs no turn."""
-        self._check(owner, job.needs_claim)
+        self._check(owner, job.needs_service)
         asked = Asked(owner, uid, job, on_done, self)
         self._add(asked)
         self._settle(owner)
@@ -166,10 +166,10 @@ class Turns:
         return asked
 
     def cancel(self, asked: Asked[Any], now: float) -> None:
-        self._cancel([asked], now)
-
-    def owner_left(self, owner: Owner, now: float) -> None:
-        self._cancel([*self._queues.get(owner, ())], now)
+        asked.on_done = _nobody
+        self._end([asked], _CANCELLED)
+        self._end_what_needs_a_claim()  # which it may have been
+        self._grant(now)
 
     # What the line does
 
@@ -208,7 +208,7 @@ class Turns:
     def _all(self) -> list[Asked[Any]]:
         return [asked for queue in self._queues.values() for asked in queue]
 
-    def _check(self, owner: Owner, needs_claim: bool = False) -> None:
+    def _check(self, owner: Owner, needs_service: bool = False) -> None:
         if self._why_closed:
             raise Disconnected(self._why_closed)
         holder = self.holder
@@ -216,8 +216,8 @@ class Turns:
             raise Claimed(f"The board is lent: {holder.reason}")
         if holder is not None and owner not in (holder.owner, POLLER):
             raise Claimed(f"Somebody has claimed the board: {holder.reason}")
-        if needs_claim and holder is None:
-            raise NotClaimed("This disturbs the calls of others: claim the board first.")
+        if needs_service and not (holder and holder.service):
+            raise NotClaimed("This disturbs the calls of others: claim the board for service.")
 
     def _add(self, asked: Asked[Any]) -> None:
         self._room.take(asked.uid, asked.job.size)
@@ -258,16 +258,10 @@ class Turns:
             self._line_up(asked)
         self._grant(now)
 
-    def _cancel(self, cancelled: list[Asked[Any]], now: float) -> None:
-        for asked in cancelled:
-            asked.on_done = _nobody
-        self._end(cancelled, _CANCELLED)
-        self._end_what_needs_a_claim()  # which may be among them
-        self._grant(now)
-
     def _end_what_needs_a_claim(self) -> None:
-        owner = self.holder.owner if self.holder else None
-        lost = [asked for asked in self._all() if asked.job.needs_claim and asked.owner != owner]
+        holder = self.holder
+        owner = holder.owner if holder and holder.service else None
+        lost = [asked for asked in self._all() if asked.job.needs_service and asked.owner != owner]
         if lost:
             self._end(lost, NotClaimed("The claim ended before this was done."))
 

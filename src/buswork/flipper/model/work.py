@@ -37,7 +37,7 @@ class Job(Generic[T]):
     """`turns` yields turns and is sent their answers; what it returns is the caller's."""
 
     turns: Generator[Turn, Answer, T]
-    needs_claim: bool = False
+    needs_service: bool = False
     size: int = 0  # how many bytes it keeps for the caller
 
 

@@ -1,4 +1,4 @@
-"""What a Carbon is on USB (section 2); its descriptors are those of the running firmware."""
+"""What a Carbon is on USB (section 2), by the descriptors of the running firmware."""
 
 from typing import Final
 
@@ -16,21 +16,8 @@ DEBUG_INTERFACE: Final = 1
 DEBUG_ENDPOINT: Final = 0x83
 DEBUG_PACKET_BYTES: Final = 32
 
-# What the original waits for a packet; the U2 waits as long for data that were announced.
-TRANSFER_TIMEOUT_MS: Final = 200
 # What is left of a client that is gone has come by then (section 15, pitfall 1).
 STALE_MS: Final = 250
-
-# The U2's own boot loader: another device, which has no FMR.
-DFU_VENDOR_ID: Final = 0x03EB
-DFU_PRODUCT_ID: Final = 0x2FF0
-
-DEVICE_DESCRIPTOR: Final = bytes.fromhex("12010002ff000010c0168004000101020001")
-CONFIGURATION_DESCRIPTOR: Final = bytes.fromhex(
-    "09023000010100c0fa"
-    "0904000002ff010100" "07058102400001" "07050202400001"
-    "0904010001ff010100" "07058303200001"
-)  # fmt: skip
 
 
 def is_carbon(

@@ -99,17 +99,6 @@ def bridged(exchange: Exchange, attempts: int = PULL_ATTEMPTS) -> Plan[Answer]:
     return Answer(result, pulled)
 
 
-def over_bridge(plan: Plan[T], attempts: int = PULL_ATTEMPTS) -> Plan[T]:
-    """A plan for the 4S as one for the U2."""
-    try:
-        exchange = next(plan)
-        while True:
-            exchange = plan.send((yield from bridged(exchange, attempts)))
-    except StopIteration as done:
-        result: T = done.value
-        return result
-
-
 def drained() -> Plan[int]:
     """Takes from the U2 what it still has from the 4S; returns how many bytes that were."""
     for count in range(UART_BUFFER_BYTES + 1):

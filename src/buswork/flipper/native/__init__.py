@@ -1,0 +1,1 @@
+"""What the flipper wing has to do with boards, their sockets and those of peers."""
