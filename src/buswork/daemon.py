@@ -34,7 +34,15 @@ from buswork.errors import BusworkError, InvalidArgs
 from buswork.flipper.wing import FLIPPER
 from buswork.fsct.wing import FSCT
 from buswork.host import Host, Kind, Wing
-from buswork.log import CONFIGURED, IDENTIFIER, LEVELS, event, level_name, set_up
+from buswork.log import (
+    CONFIGURED,
+    IDENTIFIER,
+    LEVELS,
+    add_level_option,
+    event,
+    level_name,
+    set_up,
+)
 from buswork.store.wing import STORE
 
 log = logging.getLogger(__name__)
@@ -377,13 +385,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="system|session|ADDRESS",
         help="which bus to serve (default: system)",
     )
-    parser.add_argument(
-        "--log-level",
-        choices=LEVELS,
-        default="info",
-        metavar="LEVEL",
-        help=f"the least important level to log: {', '.join(LEVELS)} (default: info)",
-    )
+    add_level_option(parser)
     parser.add_argument(
         "--limit",
         dest="limits",

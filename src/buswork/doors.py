@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from buswork import __version__, systemd
 from buswork.errors import AccessDenied, BusworkError, InvalidArgs
 from buswork.flipper import doors as flipper
-from buswork.log import LEVELS, Sparing, escaped, set_up
+from buswork.log import Sparing, add_level_option, escaped, set_up
 from buswork.native.accept import Acceptor
 from buswork.native.credentials import peer_of
 from buswork.native.places import PlaceTaken, SocketFile
@@ -219,13 +219,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help=f"where busworkd asks, if systemd does not pass the socket (default: {PATH})",
     )
-    parser.add_argument(
-        "--log-level",
-        choices=LEVELS,
-        default="info",
-        metavar="LEVEL",
-        help=f"the least important level to log: {', '.join(LEVELS)} (default: info)",
-    )
+    add_level_option(parser)
     flipper.add_options(parser)
     parser.add_argument("--version", action="version", version=f"buswork-doors {__version__}")
     return parser

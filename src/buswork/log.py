@@ -4,6 +4,7 @@ Under systemd each record goes to the journal's own socket with its fields and M
 elsewhere it is a line on stderr. Whatever a stranger may have written is escaped in both.
 """
 
+import argparse
 import logging
 import math
 import os
@@ -214,9 +215,14 @@ class Unhurried(logging.Handler):
     def _write(self) -> None:
         while (record := self._queue.get()) is not None:
             self._handler.handle(record)
-            if self._lost and self._queue.empty():
-                text, self._lost = f"{self._lost} lines of the log were lost", 0
-                self._handler.handle(logging.makeLogRecord({"msg": text, "levelno": 30}))
+            if self._queue.empty():
+                self._tell_lost()
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        if self._lost:
+            text, self._lost = f"{self._lost} lines of the log were lost", 0
+            self._handler.handle(logging.makeLogRecord({"msg": text, "levelno": 30}))
 
     def close(self) -> None:
         """Writes what is queued, if that does not take long."""
@@ -234,6 +240,16 @@ def set_up(level: str, identifier: str = IDENTIFIER) -> Unhurried:
     handler = Unhurried(JournalHandler(identifier) if to_journal else ConsoleHandler())
     logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
     return handler
+
+
+def add_level_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        metavar="LEVEL",
+        help=f"the least important level to log: {', '.join(LEVELS)} (default: info)",
+    )
 
 
 def _stderr_is_journal() -> bool:

@@ -31,7 +31,7 @@ from buswork.fsct.playerctld import Playerctld
 from buswork.fsct.relay import Relay, make_socket
 from buswork.fsct.wire.protocol import ENDPOINT_VARIABLE
 from buswork.fsct.wire.terms import TRACK_TEXTS
-from buswork.log import LEVELS, Sparing, set_up
+from buswork.log import Sparing, add_level_option, set_up
 from buswork.native.places import SocketFile
 
 log = logging.getLogger(__name__)
@@ -417,13 +417,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="prefer the player that playerctld would control, the one last touched "
         "(default: displays prefer one that plays)",
     )
-    parser.add_argument(
-        "--log-level",
-        choices=LEVELS,
-        default="info",
-        metavar="LEVEL",
-        help=f"the least important level to log: {', '.join(LEVELS)} (default: info)",
-    )
+    add_level_option(parser)
     parser.add_argument("--version", action="version", version=f"buswork-agent {__version__}")
     return parser
 
