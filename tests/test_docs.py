@@ -5,6 +5,7 @@ import pytest
 
 from buswork import docs
 from buswork.bus.contract import load, xml_folder
+from buswork.flipper.wire import modules
 from buswork.fsct.wire.terms import Field
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +28,7 @@ def guide(tmp_path, monkeypatch):
 def place(tmp_path, monkeypatch, guide):
     """Where the reference is, for this test."""
     place = tmp_path / "reference.md"
+    monkeypatch.setattr(docs, "BOARDS", tmp_path / "boards.md")
     monkeypatch.setattr(docs, "REFERENCE", place)
     return place
 
@@ -45,6 +47,21 @@ def test_the_shipped_guide_has_the_tables_of_the_fields():
     text = (ROOT / docs.GUIDE).read_text()
     assert docs.with_tables(text) == text
     assert all(docs.table(fields) in text for fields in docs.TABLES.values())
+
+
+def test_the_shipped_tables_of_boards_are_those_that_calls_are_checked_by():
+    text = (ROOT / docs.BOARDS).read_text()
+    assert text == docs.boards()
+    for table in modules.TABLES.values():
+        for module, function in table:
+            (row, *_) = (
+                line
+                for line in text.splitlines()
+                if line.startswith(f"| `{module.name}.{function.usage}` |")
+                and f"| {module.index}, {function.number} |" in line
+            )
+            assert function.meaning in row
+            assert all(each.range in row for each in function.parameters)
 
 
 def test_every_interface_has_its_section():

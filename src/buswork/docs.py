@@ -1,9 +1,9 @@
-"""Writes what of the documents is data: the contracts of dbus/*.xml, and the tables of fields.
+"""Writes what of the documents is data: the contracts of dbus/*.xml, and tables of the wings.
 
     python -m buswork.docs [--check]
 
-docs/dbus-reference.md is made of them; docs/guide-fsct.md has tables between marks. With --check
-nothing is written; exit status 1 says that something is out of date.
+docs/dbus-reference.md and docs/flipper-modules.md are made of them; docs/guide-fsct.md has tables
+between marks. With --check nothing is written; exit status 1 says that something is out of date.
 """
 
 import argparse
@@ -22,10 +22,14 @@ from buswork.bus.contract import (
     load,
     xml_folder,
 )
+from buswork.flipper.wire import modules
+from buswork.flipper.wire.modules import Function, Module, Parameter
+from buswork.flipper.wire.terms import Processor, Type
 from buswork.fsct.wire.terms import FIELDS, JSON_FIELDS, PROGRESS_FIELDS, Field
 
 REFERENCE = Path("docs/dbus-reference.md")
 GUIDE = Path("docs/guide-fsct.md")
+BOARDS = Path("docs/flipper-modules.md")
 # What the members of an interface take and give.
 VALUES = {"org.fsct.Driver": FIELDS}
 TABLES = {"fields": FIELDS, "json-fields": JSON_FIELDS, "progress": PROGRESS_FIELDS}
@@ -40,6 +44,19 @@ All objects belong to the bus name `org.buswork`. Every method and property says
 action it needs; *open* means none. Within a major version (`ApiVersion` of
 `org.buswork.Daemon`) things are only added.
 """
+
+
+OF_BOARDS = """\
+# What Flipper boards can be called for
+
+Made by `python -m buswork.docs` from the tables by which calls are checked, completed and sent;
+edit those, not this. [guide-flipper.md](guide-flipper.md) says how to call them.
+
+Of a board on USB, `led`, `button`, `uart0` and `wdt` are those of the U2, all others those of the
+4S; `u2.` or `4s.` before a name says which one is meant. Numbers are those of packets: of the
+module, and of the function.
+"""
+PROCESSORS = {Processor.U2: "The U2", Processor.S4: "The 4S", Processor.FVM: "The virtual machine"}
 
 
 def reference() -> str:
@@ -159,6 +176,37 @@ def with_tables(text: str) -> str:
     return text
 
 
+# -- boards ------------------------------------------------------------------------------------
+
+
+def boards() -> str:
+    """What boards have; those that have the same share a table."""
+    headings: dict[str, list[str]] = {}
+    for (generation, processor), found in modules.TABLES.items():
+        rows = "\n".join(_function(module, function) for module, function in found)
+        headings.setdefault(rows, []).append(f"{PROCESSORS[processor]}, generation {generation}")
+    head = "| function | number | what it does | takes | returns |\n|---|---|---|---|---|"
+    sections = [f"## {'; '.join(names)}\n\n{head}\n{rows}\n" for rows, names in headings.items()]
+    return "\n".join([OF_BOARDS, *sections])
+
+
+def _function(module: Module, function: Function) -> str:
+    usage = f"`{module.name}.{function.usage}`"
+    meaning = f"{function.meaning} ({function.caution})" if function.caution else function.meaning
+    takes = "; ".join(_parameter(each) for each in function.parameters)
+    returns = "" if function.returns is Type.VOID else f"{_type(function.returns)}: "
+    number = f"{module.index}, {function.number}"
+    return f"| {usage} | {number} | {meaning} | {takes} | {returns}{function.result} |"
+
+
+def _parameter(parameter: Parameter) -> str:
+    return f"{parameter.name}, {_type(parameter.type)}: {parameter.meaning}, {parameter.range}"
+
+
+def _type(of: Type) -> str:
+    return of.name.lower()
+
+
 # -- the command -------------------------------------------------------------------------------
 
 
@@ -166,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m buswork.docs", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
     options = parser.parse_args(arguments)
-    made = {REFERENCE: reference(), GUIDE: with_tables(GUIDE.read_text())}
+    made = {REFERENCE: reference(), GUIDE: with_tables(GUIDE.read_text()), BOARDS: boards()}
     if options.check:
         return _complain(page for page, text in made.items() if not _has(page, text))
     for page, text in made.items():

@@ -11,7 +11,6 @@ Exit status: 0 after SIGTERM or SIGINT; 1 when a socket can't be had; 2 for wron
 import argparse
 import asyncio
 import logging
-import pwd
 import signal
 import socket
 import sys
@@ -27,6 +26,7 @@ from buswork.log import Sparing, add_level_option, escaped, set_up
 from buswork.native.accept import Acceptor
 from buswork.native.credentials import peer_of
 from buswork.native.places import PlaceTaken, SocketFile
+from buswork.native.users import uid_of
 
 log = logging.getLogger(__name__)
 
@@ -189,15 +189,6 @@ async def _watch_until(end: asyncio.Event) -> None:
                 await end.wait()
 
 
-def _user(name: str) -> int:
-    if name.isdecimal():
-        return int(name)
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError as error:
-        raise argparse.ArgumentTypeError(f"there is no user {name!r}") from error
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="buswork-doors",
@@ -207,7 +198,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--daemon",
-        type=_user,
+        type=uid_of,
         default=DAEMON,
         metavar="USER",
         help=f"the user that busworkd runs as, by name or number (default: {DAEMON})",

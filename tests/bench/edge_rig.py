@@ -181,8 +181,8 @@ class Rig:
     def compile(self) -> None:
         flags = ["-O2", "-std=gnu11", "-Wall", "-Wextra", *_pkg_config("--cflags")]
         for source in sorted(SOURCES.glob("*.c")):
-            if source.name.startswith("store_"):
-                continue  # another bench's
+            if source.name.startswith(("store_", "flipper_")):
+                continue  # other benches'
             program = self._directory / source.stem
             subprocess.run(
                 ["gcc", *flags, str(source), "-o", str(program), *_pkg_config("--libs")], check=True

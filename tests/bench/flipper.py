@@ -112,17 +112,18 @@ def single(quick: bool) -> Iterator[Result]:
 
 def several(quick: bool) -> Iterator[Result]:
     seconds, rounds = (0.5, 3) if quick else (2.0, 7)
-    alone, rates, shares, waits = [], [], [], []
+    alone, rates, waits = [], [], []
+    taken = [0.0] * CALLERS
     with one_board() as (rig, _):
         for _ in range(rounds):
             alone.append(rig.run([rig.calling(PORT, U2, seconds)])[0])
             rate, each = rig.run([rig.calling(PORT, U2, seconds) for _ in range(CALLERS)])
             rates.append(rate)
-            total = sum(one["calls"] for one in each)
-            shares += [one["calls"] * CALLERS / total for one in each]
+            taken = [before + one["calls"] for before, one in zip(taken, each, strict=True)]
             waits.append(max(one["p99_ns"] for one in each) / 1e9 * rate)
     ratio = statistics.median(rates) / statistics.median(alone)
-    low, high, wait = min(shares), max(shares), statistics.median(waits)
+    low, high = (share(taken) / statistics.mean(taken) for share in (min, max))
+    wait = statistics.median(waits)
     yield Result(
         [
             at_least(f"{CALLERS} callers: their calls a second, to one caller's", ratio, 0.9),

@@ -18,10 +18,10 @@ import usb.core
 import usb.util
 
 from buswork.flipper.wire.carbon import ENDPOINT_IN, ENDPOINT_OUT, PRODUCT_ID, VENDOR_ID
+from buswork.flipper.wire.checks import transfer_request
 from buswork.flipper.wire.exchanges import Answer, AnswerReader, Exchange, outgoing
 from buswork.flipper.wire.modules import TABLES, Kind
 from buswork.flipper.wire.plans import Plan, bridged, standard
-from buswork.flipper.wire.checks import transfer_request
 from buswork.flipper.wire.terms import BLOCK_BYTES, Framing, Generation, Processor
 
 TIMEOUT_MS = 500

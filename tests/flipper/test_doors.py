@@ -326,6 +326,29 @@ async def test_an_answer_is_for_who_asked(daemon, door, ports):
         assert not len(door)
 
 
+async def test_a_flood_is_no_matter_of_who_is_served(daemon, door, ports):
+    with program(door) as known, program(door) as stranger:
+        known.send(b"one")
+        connection = await daemon.accept()
+        assert await received(connection) == b"one"
+        ports.said[port_of(stranger)] = None
+        for _ in range(2000):  # more than a socket holds
+            stranger.send(bytes(1000))
+        known.send(b"two")
+        assert await received(connection) == b"two"
+        connection.send(b"2")
+        assert await received(known) == b"2"
+
+
+async def test_whose_a_datagram_is_says_the_kernel_and_not_where_it_came(daemon, door):
+    """A guest's socket may get what is not the guest's, before it is connected."""
+    with program(door) as guest, datagram_socket() as elsewhere:
+        guest.connect(elsewhere.getsockname())
+        guest.send(b"one")
+        door.hear(elsewhere)
+        assert await received(await daemon.accept()) == b"one"
+
+
 async def test_an_empty_datagram_is_nothing(daemon, door):
     with program(door) as sock:
         sock.send(b"")
@@ -388,3 +411,11 @@ async def test_a_port_that_is_taken_is_an_error(door):
     with pytest.raises(OSError, match="in use"):
         await doors.start()
     doors.close()
+
+
+async def test_a_port_that_another_program_would_share_is_taken():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind((LOOPBACK, 0))
+        with pytest.raises(OSError, match="in use"):
+            FmrDoor("desk", {UID}, "nowhere").open(port_of(other))

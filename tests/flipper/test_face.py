@@ -331,6 +331,15 @@ async def test_a_transfer_that_fails_says_how_far_it_came(world, far):
     assert "1024 of 2000 bytes" in text
 
 
+async def test_a_long_transfer_is_not_overtaken_by_what_its_caller_asks_for_later(world, far):
+    long = world.begin(ALICE, far, "Push", "ssay", "usart", "push", b"a" * (WATCHED_BYTES + 1))
+    short = world.begin(ALICE, far, "Push", "ssay", "usart", "push", b"b")
+    assert world.value(await world.bus.answer_to(long)) == WATCHED_BYTES + 1
+    assert world.value(await world.bus.answer_to(short)) == 1
+    sent = b"".join(exchange.data for exchange in far.exchanges)
+    assert sent == b"a" * (WATCHED_BYTES + 1) + b"b"
+
+
 async def test_a_long_transfer_ends_with_its_caller(world, far):
     far.hold()
     world.begin(ALICE, far, "Push", "ssay", "usart", "push", bytes(WATCHED_BYTES * 100))

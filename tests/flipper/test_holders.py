@@ -1,6 +1,8 @@
 """Tests of buswork.flipper.holders, through the face of boards on a scripted bus."""
 
+import asyncio
 import os
+from types import SimpleNamespace
 
 import pytest
 from flipper.world import World
@@ -9,7 +11,9 @@ from support.toyface import ALICE, ALICE_UID, BOB, BOB_UID, Stack
 
 from buswork.authority import Limits
 from buswork.bus.caller import Call
+from buswork.errors import LimitsExceeded
 from buswork.flipper import holders as module
+from buswork.flipper.errors import NotResponding
 from buswork.flipper.holders import MAX_TEXT_CHARACTERS, ROOT
 from buswork.flipper.wire.exchanges import Answer
 from buswork.flipper.wire.results import Result
@@ -302,6 +306,16 @@ async def test_a_user_subscribes_to_so_many_boards(world):
     await world.call(BOB, lines[2], "Subscribe", "su", "button", 100)
 
 
+async def test_what_cannot_be_read_is_in_the_log(world, far, caplog):
+    far.error = NotResponding("it is silent")
+    await world.call(ALICE, far, "Subscribe", "su", "button", 50)
+    far.board.poll(0.0)
+    await world.until(lambda: caplog.messages)
+    assert caplog.messages == [
+        "carbon-10.0.0.1: button can't be read for subscribers: it is silent"
+    ]
+
+
 # -- what boards print ---------------------------------------------------------------------------
 
 
@@ -341,7 +355,10 @@ def test_texts_are_told_together(monkeypatch):
 
 async def test_what_a_board_prints_is_told_to_who_wants_it(world, far):
     other = world.reach("10.0.0.2")
+    listened = []
+    world.desk.subscriptions.on_listen = lambda board, is_on: listened.append((board, is_on))
     await world.call(ALICE, far, "Subscribe", "su", "debug", 10)
+    assert listened == [(far.board, True)]
     await world.call(BOB, far, "Subscribe", "su", "button", 10)
     await world.call(BOB, other, "Subscribe", "su", "debug", 10)
     printed = world.desk.subscriptions.printed
@@ -350,6 +367,7 @@ async def test_what_a_board_prints_is_told_to_who_wants_it(world, far):
     assert await world.events() == [(ALICE, "debug", "hello\n")]
     await world.call(ALICE, far, "Unsubscribe", "s", "debug")
     printed(far.board, "again\n")
+    assert dict(listened) == {far.board: False, other.board: True}
     assert [client for _, _, client in world.held()] == [BOB, BOB]
     assert (await world.refused(ALICE, far, "Unsubscribe", "s", "debug"))[0] == "InvalidArgs"
 
@@ -392,3 +410,37 @@ async def test_a_daemon_without_descriptors_opens_no_channel(world, far):
     assert "Too many open files" in text
     assert world.held() == []
     assert world.stack.authority.quotas.used(ALICE_UID, "descriptors") == 0
+
+
+# -- transfers -----------------------------------------------------------------------------------
+
+
+async def test_a_transfer_that_is_cancelled_was_not_ended_by_force(world):
+    async def transfer():
+        async with world.desk.transfers.held(FORCE, "a push", 1):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(transfer())
+    await world.until(world.held)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert world.held() == []
+
+
+async def test_what_was_asked_for_goes_if_its_caller_cannot_be_watched(world, monkeypatch):
+    async def hold(*_):
+        raise LimitsExceeded("the bus allows no more rules")
+
+    monkeypatch.setattr(world.holdings, "hold", hold)
+    said = []
+    waiting = SimpleNamespace(cancel=lambda: said.append("cancelled"))
+
+    def ask():
+        said.append("asked")
+        return waiting
+
+    with pytest.raises(LimitsExceeded):
+        async with world.desk.transfers.asked(FORCE, "a push", 1, ask):
+            pytest.fail("nobody watches")
+    assert said == ["asked", "cancelled"]

@@ -135,9 +135,10 @@ async def test_a_board_that_was_taken_out_stays_out(world):
     await world.call("Unplug", "s", "1-3")
     await world.call("Crash", "ss", "1-3", "u2")
     await world.call("Unplug", "s", "1-4")
-    world.simulator._reset("1-4", 0.0)
+    world.simulator._reset("1-4", PATIENCE)
+    (timer,) = world.simulator._timers.values()
     await world.call("Unplug", "s", "1-4")
-    assert world.simulator._timers == {}
+    assert timer.cancelled()
     assert [await world.next() for _ in range(2)] == ["1-3", "1-4"]
     assert world.news.empty()
 

@@ -20,7 +20,7 @@ from buswork.flipper.holders import (
 )
 from buswork.flipper.model.boards import Boards, Limits, Transport
 from buswork.flipper.model.work import Pause
-from buswork.flipper.native.jobs import finished
+from buswork.flipper.native.jobs import Waiting
 from buswork.flipper.native.streams import Streams
 from buswork.flipper.wire.exchanges import Answer
 from buswork.flipper.wire.packets import Pull
@@ -135,7 +135,7 @@ class World:
         quotas = stack.authority.quotas
         self.desk = Desk(
             self.boards,
-            partial(finished, clock=self.clock),
+            partial(Waiting, clock=self.clock),
             Streams(),
             ClaimHolders(self.boards, self.holdings, self.clock.now),
             Subscriptions(self.boards, self.holdings, quotas, told(stack.edge)),

@@ -18,6 +18,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -161,6 +162,7 @@ class Usbfs(UMockdev.IoctlBase):
         self.is_polling = False
         self.poll_ms = POLL_MS
         self.readiness = None
+        self.telling = threading.Lock()
 
     def do_handle_ioctl(self, client):
         try:
@@ -182,8 +184,9 @@ class Usbfs(UMockdev.IoctlBase):
         self.tell()
 
     def tell(self):
-        """To those who poll."""
-        self.readiness.tell(self.is_gone or any(self.done.values()))
+        """To those who poll; ioctls and timers come in threads of their own."""
+        with self.telling:
+            self.readiness.tell(self.is_gone or any(self.done.values()))
 
     def handle(self, client, request):
         """The ioctl's result; None: it comes later."""

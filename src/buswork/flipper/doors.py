@@ -6,12 +6,12 @@ Rules
   datagram is gets looked up for each one, and for each answer: ports change hands.
 * Datagrams are passed on, or lost where there is no room, as on any network. An empty one is
   nothing in FMR, and would end a connection: it is lost too.
+* Whoever is served has a socket at the door of his own: others can fill none but theirs.
 """
 
 import argparse
 import asyncio
 import logging
-import pwd
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -24,6 +24,7 @@ from buswork.flipper.wire.greetings import OK, Greeting, is_name
 from buswork.flipper.wire.terms import UDP_PORT, BadValue
 from buswork.log import Sparing
 from buswork.native.loopback import PortOwner, udp_owner
+from buswork.native.users import uid_of
 
 if TYPE_CHECKING:
     from buswork.sim.fvm import SimFvm
@@ -137,10 +138,12 @@ class Guest:
         try:
             self._socket.connect(door.fmr_socket)
             passed_on(self._socket, bytes(Greeting(door.name, owner.uid)))
+            self._program = door.connected(address)
         except OSError:
             self._socket.close()
             raise
         self._loop.add_reader(self._socket, self._answered)
+        self._loop.add_reader(self._program, door.hear, self._program)
 
     def say(self, message: bytes) -> None:
         self.heard_at = time.monotonic()
@@ -149,9 +152,14 @@ class Guest:
         except OSError:
             self._door.forget(self)
 
+    def tell(self, message: bytes) -> None:
+        with suppress(OSError):  # lost
+            passed_on(self._program, message)
+
     def close(self) -> None:
-        self._loop.remove_reader(self._socket)
-        self._socket.close()
+        for sock in (self._socket, self._program):
+            self._loop.remove_reader(sock)
+            sock.close()
 
     def _answered(self) -> None:
         try:
@@ -194,16 +202,23 @@ class FmrDoor:
 
     def open(self, port: int) -> Address:
         """OSError: it is taken."""
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock = _at((LOOPBACK, port))
+        _share(sock)  # only now: before, it could have been another's already
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock, self.hear, sock)
+        address: Address = sock.getsockname()
+        self._address = address
+        return address
+
+    def connected(self, address: Address) -> socket.socket:
+        """A socket here that hears this address, and is the only one to do so."""
+        sock = _at(self._address, shared=True)
         try:
-            sock.bind((LOOPBACK, port))
+            sock.connect(address)
         except OSError:
             sock.close()
             raise
-        self._socket = sock
-        asyncio.get_running_loop().add_reader(sock, self._heard, sock)
-        address: Address = sock.getsockname()
-        return address
+        return sock
 
     def close(self) -> None:
         for guest in list(self._guests.values()):
@@ -216,9 +231,8 @@ class FmrDoor:
     def answer(self, guest: Guest, message: bytes) -> None:
         if self._find_owner(*guest.address) != guest.owner:
             self.forget(guest)
-        elif self._socket is not None:
-            with suppress(OSError):  # lost
-                self._socket.sendto(message, _NOW, guest.address)
+        else:
+            guest.tell(message)
 
     def forget(self, guest: Guest) -> None:
         if self._guests.get(guest.address) is guest:
@@ -229,7 +243,8 @@ class FmrDoor:
         if self._sparing.allows(log):
             log.warning("the door of %s: uid %d: %s", self.name, uid, why)
 
-    def _heard(self, sock: socket.socket) -> None:
+    def hear(self, sock: socket.socket) -> None:
+        """One datagram; before it was connected, a guest's socket may have got others'."""
         try:
             message, address = sock.recvfrom(DATAGRAM_BYTES)
         except OSError:
@@ -271,6 +286,23 @@ class FmrDoor:
         theirs = [guest for guest in self._guests.values() if guest.owner.uid == uid]
         if len(theirs) >= GUESTS_PER_UID:
             self.forget(min(theirs, key=lambda guest: guest.heard_at))
+
+
+def _at(address: Address, *, shared: bool = False) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        if shared:
+            _share(sock)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _share(sock: socket.socket) -> None:
+    """Lets more sockets have its address, of this user alone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 # -- both, as the process runs them --------------------------------------------------------------
@@ -343,7 +375,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--serve-uid",
         action="append",
         default=[],
-        type=_uid,
+        type=uid_of,
         metavar="USER",
         help="whose programs may go through these doors, by name or number (default: nobody's); "
         "may be repeated",
@@ -375,12 +407,3 @@ def _door(text: str) -> tuple[str, int]:
     if not is_name(name) or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise argparse.ArgumentTypeError(f"{text!r} is no NAME=PORT")
     return name, int(port)
-
-
-def _uid(text: str) -> int:
-    if text.isdecimal():
-        return int(text)
-    try:
-        return pwd.getpwnam(text).pw_uid
-    except KeyError as error:
-        raise argparse.ArgumentTypeError(f"there is no user {text!r}") from error

@@ -5,8 +5,9 @@ Whatever a caller asks of a board waits for its turn there; who gives up waiting
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from buswork.bus.caller import Call, Peer
@@ -65,10 +66,19 @@ def board_path(board: Board) -> str:
     return f"{ROOT}/devices/{escape_name(board.name)}"
 
 
-class Finished(Protocol):
-    """What a job ends with; who gives up waiting takes it along."""
+R = TypeVar("R", covariant=True)
 
-    async def __call__(self, board: Board, owner: Owner, uid: int, job: Job[T]) -> T: ...
+
+class Waiting(Protocol[R]):
+    """For a job that was asked for; who gives up waiting takes it along."""
+
+    async def result(self) -> R: ...
+
+    def cancel(self) -> None: ...
+
+
+class Ask(Protocol):
+    def __call__(self, board: Board, owner: Owner, uid: int, job: Job[T]) -> Waiting[T]: ...
 
 
 class Network(Protocol):
@@ -98,7 +108,7 @@ class Desk:
     """Where callers are served: what all boards' faces have together."""
 
     boards: Boards
-    finished: Finished
+    ask: Ask
     streams: Streams
     claims: ClaimHolders
     subscriptions: Subscriptions
@@ -158,12 +168,14 @@ class DeviceFace(Face):
         return variant("s", "") if number is None else variant(_SIGNATURES[returns], number)
 
     async def push(self, call: Call, module: str, function: str, data: bytes) -> int:
-        async with self._watched(call, len(data), "a push to"):
-            return await self._do(call, calls.push, module, function, bytes(data))
+        what = f"a push to {self._board.name}"
+        job = self._job(calls.push, module, function, bytes(data))
+        return await self._transferred(call, what, len(data), job)
 
     async def pull(self, call: Call, module: str, function: str, length: int) -> bytes:
-        async with self._watched(call, length, "a pull from"):
-            return await self._do(call, calls.pull, module, function, length)
+        what = f"a pull from {self._board.name}"
+        job = self._job(calls.pull, module, function, length)
+        return await self._transferred(call, what, length, job)
 
     async def push_from(self, call: Call, module: str, function: str, source: int) -> int:
         self._check(module, function, Kind.PUSH)
@@ -303,23 +315,41 @@ class DeviceFace(Face):
         **kwargs: P.kwargs,
     ) -> T:
         """make: refuses what no board should see."""
-        board = self._board
+        return await self._done(self._ask(call, self._job(make, *args, **kwargs)))
+
+    def _job(
+        self,
+        make: Callable[Concatenate[Board, P], Job[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Job[T]:
         try:
-            job = make(board, *args, **kwargs)
-            return await self._desk.finished(board, call.sender, call.uid, job)
+            return make(self._board, *args, **kwargs)
+        except BadValue as error:
+            raise named(error) from error
+
+    def _ask(self, call: Call, job: Job[T]) -> Waiting[T]:
+        return self._desk.ask(self._board, call.sender, call.uid, job)
+
+    async def _done(self, waiting: Waiting[T]) -> T:
+        try:
+            return await waiting.result()
         except _FAILURES as error:
             raise named(error) from error
+
+    async def _transferred(self, call: Call, what: str, length: int, job: Job[T]) -> T:
+        """It is asked for before anything is waited for: calls of a sender are in order."""
+        if length <= WATCHED_BYTES:
+            return await self._done(self._ask(call, job))
+        ask = partial(self._ask, call, job)
+        async with self._desk.transfers.asked(call, what, length, ask) as waiting:
+            return await self._done(waiting)
 
     def _check(self, module: str, function: str, kind: Kind) -> None:
         try:
             calls.target(self._board, module, function, kind)
         except BadValue as error:
             raise named(error) from error
-
-    def _watched(self, call: Call, length: int, what: str) -> AbstractAsyncContextManager[None]:
-        if not WATCHED_BYTES < length <= calls.MAX_TRANSFER_BYTES:  # what is too long is refused
-            return nullcontext()
-        return self._desk.transfers.held(call, f"{what} {self._board.name}", length)
 
 
 _PROPERTIES = {"state": "State", "error": "LastError", "claim": "ClaimReason"}

@@ -8,11 +8,12 @@ Rules
 
 import asyncio
 import itertools
+import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from buswork.authority import Lease, Quotas
 from buswork.bus.caller import Call
@@ -23,8 +24,11 @@ from buswork.errors import BusworkError, InvalidArgs, LimitsExceeded
 from buswork.flipper.errors import NotClaimed, NotOwner, TransferFailed
 from buswork.flipper.model.boards import Board, BoardRemoved, Boards, Change
 from buswork.flipper.model.claims import Claim
-from buswork.flipper.model.events import MAX_INTERVAL_MS, MIN_INTERVAL_MS, Event
+from buswork.flipper.model.events import MAX_INTERVAL_MS, MIN_INTERVAL_MS, Event, Source
+from buswork.log import Sparing
 from buswork.native.room import Buffers
+
+log = logging.getLogger(__name__)
 
 WING = "flipper"
 ROOT = "/org/flipper"
@@ -166,11 +170,14 @@ class Subscriptions:
         self._subscribers: dict[tuple[Board, str], _Subscriber] = {}
         # Told whether anybody wants to know what a board prints.
         self.on_listen: Callable[[Board, bool], None] = lambda board, is_on: None
+        self._sparing = Sparing("words of what can't be read of boards")
         boards.on_event.append(self._event)
+        boards.on_poll_failed.append(self._poll_failed)
         boards.on_change.append(self._changed)
 
     def close(self) -> None:
         self._boards.on_event.remove(self._event)
+        self._boards.on_poll_failed.remove(self._poll_failed)
         self._boards.on_change.remove(self._changed)
         for subscriber in [*self._subscribers.values()]:
             self._forget(subscriber)
@@ -235,6 +242,11 @@ class Subscriptions:
 
     def _event(self, board: Board, event: Event) -> None:
         self._tell(board, str(event.owner), str(event.source), variant("u", event.value))
+
+    def _poll_failed(self, board: Board, source: Source, error: Exception | None) -> None:
+        """Subscribers hear of it when it works again; calls say what is wrong meanwhile."""
+        if self._sparing.allows(log):
+            log.warning("%s: %s can't be read for subscribers: %s", board.name, source, error)
 
     def _changed(self, change: Change) -> None:
         if isinstance(change, BoardRemoved):
@@ -305,6 +317,13 @@ class ChannelHolders:
         return end
 
 
+class Waiting(Protocol):
+    def cancel(self) -> None: ...
+
+
+W = TypeVar("W", bound=Waiting)
+
+
 class TransferHolders:
     """Those whose transfers take a while: a transfer ends with its owner."""
 
@@ -316,12 +335,31 @@ class TransferHolders:
     @asynccontextmanager
     async def held(self, call: Call, what: str, size: int) -> AsyncIterator[None]:
         """size: how many bytes wait in memory."""
-        self._buffers.take(call.uid, size)
-        try:
+        with self._room(call.uid, size):
             async with self._held(call, what):
                 yield
+
+    @asynccontextmanager
+    async def asked(
+        self, call: Call, what: str, size: int, ask: Callable[[], W]
+    ) -> AsyncIterator[W]:
+        """As `held`, of what ask returns, which is called before anything is waited for."""
+        with self._room(call.uid, size):
+            waiting = ask()
+            try:
+                async with self._held(call, what):
+                    yield waiting
+            except BaseException:
+                waiting.cancel()
+                raise
+
+    @contextmanager
+    def _room(self, uid: int, size: int) -> Iterator[None]:
+        self._buffers.take(uid, size)
+        try:
+            yield
         finally:
-            self._buffers.give_back(call.uid, size)
+            self._buffers.give_back(uid, size)
 
     @asynccontextmanager
     async def _held(self, call: Call, what: str) -> AsyncIterator[None]:

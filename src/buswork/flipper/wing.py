@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from buswork.authority import Authority
@@ -20,8 +19,8 @@ from buswork.flipper.model.boards import Board, Boards
 from buswork.flipper.model.claims import Owner
 from buswork.flipper.model.work import Job
 from buswork.flipper.native.fmr import NAME, SOCKET_NAME, FmrServer, Origin
-from buswork.flipper.native.jobs import finished
-from buswork.flipper.native.network import Network, doors_path
+from buswork.flipper.native.jobs import Waiting
+from buswork.flipper.native.network import RUN_DIRECTORY, Network, doors_path
 from buswork.flipper.native.sessions import Sessions
 from buswork.flipper.native.streams import Streams
 from buswork.host import Host, Kind
@@ -32,9 +31,6 @@ from buswork.usb.discovery import Discovery, NoHotplug, UdevDiscovery
 from buswork.usb.worker import Worker
 
 log = logging.getLogger(__name__)
-
-# As systemd/buswork-fmr.socket has it.
-RUN_DIRECTORY = Path("/run/buswork")
 
 T = TypeVar("T")
 MakeWorker = Callable[[UsbDevice], Worker]
@@ -106,8 +102,8 @@ class FlipperWing:
         host, boards, clock = self.host, self.boards, self.clock
         quotas = host.authority.quotas
 
-        async def wait(board: Board, owner: Owner, uid: int, job: Job[T]) -> T:
-            return await finished(board, owner, uid, job, clock)
+        def ask(board: Board, owner: Owner, uid: int, job: Job[T]) -> Waiting[T]:
+            return Waiting(board, owner, uid, job, clock)
 
         claims = ClaimHolders(boards, host.holdings, clock.now)
         started.callback(claims.close)
@@ -116,7 +112,7 @@ class FlipperWing:
         channels = Channels(self.fmr, host.authority)
         return Desk(
             boards,
-            wait,
+            ask,
             Streams(),
             claims,
             self.subscriptions,

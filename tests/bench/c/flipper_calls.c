@@ -2,8 +2,8 @@
  *
  *   flipper_calls ADDRESS PATH MODULE FUNCTION WINDOW SECONDS PAUSE_US [NUMBER...]
  *
- * Says READY once the board has answered, and begins when it is sent a line. WINDOW calls are in
- * flight at once; with a window of 1, PAUSE_US lies between two. Prints one line of JSON; status
+ * Says READY once the board has answered, and is sent a line with the time (CLOCK_MONOTONIC, ns)
+ * at which it begins, so that several begin together. WINDOW calls are in flight at once; with a window of 1, PAUSE_US lies between two. Prints one line of JSON; status
  * 3: a call failed. */
 #include "bench.h"
 
@@ -85,8 +85,11 @@ int main(int argc, char **argv) {
     run_until(0, 0);
     puts("READY");
     fflush(stdout);
-    if (getchar() == EOF)
+    unsigned long begin;
+    if (scanf("%lu", &begin) != 1)
         return 2;
+    while (now_ns() < begin)
+        usleep(100);
 
     uint64_t start = now_ns();
     run_until(start + (uint64_t) (atof(argv[6]) * 1e9), (unsigned) atoi(argv[7]));

@@ -73,7 +73,7 @@ def test_modules_that_a_board_has_not_got_are_not_there():
         board.find("adc", "configure")
 
 
-def test_what_disturbs_the_bridge_is_reserved():
+def test_what_disturbs_others_is_reserved():
     reserved = {
         f"{processor}.{module.name}.{function.name}"
         for processor in Processor
@@ -84,6 +84,7 @@ def test_what_disturbs_the_bridge_is_reserved():
         "u2.uart0.configure", "u2.uart0.push", "u2.uart0.pull",
         "4s.uart0.configure", "4s.uart0.push", "4s.uart0.pull",
         "u2.gpio.configure", "u2.gpio.enable", "u2.gpio.write",
+        "u2.wdt.fire", "4s.wdt.fire",
     }  # fmt: skip
 
 

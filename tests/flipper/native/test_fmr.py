@@ -17,6 +17,7 @@ from buswork.flipper.native import line as line_module
 from buswork.flipper.native.fmr import (
     FREE_BYTES,
     LOAD,
+    MESSAGE_SECONDS,
     USE,
     Patience,
     doors_uids,
@@ -28,6 +29,7 @@ from buswork.flipper.wire.exchanges import Exchange, outgoing
 from buswork.flipper.wire.packets import Call, Load, Lookup, Pull, Push, Send
 from buswork.flipper.wire.results import Result
 from buswork.flipper.wire.terms import Framing, Generation
+from buswork.native.shares import CHEAP_SECONDS
 from buswork.usb.worker import Worker
 
 G1, G2 = Generation
@@ -254,21 +256,15 @@ async def test_who_has_too_much_waiting_is_refused(house, carbon):
     lease.release()
 
 
-async def test_many_cheap_requests_are_charged_together(house, monkeypatch):
+async def test_a_message_is_charged_with_what_it_costs_to_come_and_go(house, monkeypatch):
     charged = []
     monkeypatch.setattr(house.commons.shares, "charge", lambda *what: charged.append(what))
     program = await house.connect()
-
-    async def flood():
-        while True:
-            await program.send(b"nonsense")
-            await program.receive()
-
-    flooding = asyncio.create_task(flood())
-    await until(lambda: charged)
-    assert charged[0][0] == UID
-    flooding.cancel()
-    await asyncio.wait([flooding])
+    await program.send(b"nonsense")
+    await program.receive()
+    ((uid, seconds),) = charged
+    assert uid == UID
+    assert seconds > MESSAGE_SECONDS >= CHEAP_SECONDS  # below, nothing is charged
 
 
 # Which board

@@ -1,13 +1,14 @@
 """Waiting for jobs."""
 
 import asyncio
+import gc
 
 import pytest
 
 from buswork.flipper.errors import Disconnected
 from buswork.flipper.model.boards import Boards
 from buswork.flipper.model.work import Job, single
-from buswork.flipper.native.jobs import finished
+from buswork.flipper.native.jobs import Waiting, finished
 from buswork.flipper.wire.exchanges import Answer
 from buswork.flipper.wire.plans import ALIVE
 from buswork.flipper.wire.results import Result
@@ -73,3 +74,15 @@ async def test_who_leaves_at_the_last_moment(boards, board):
     await asyncio.wait([task])
     assert task.cancelled()
     assert not board.turns.has_work
+
+
+async def test_who_does_not_want_the_result_any_more(board, caplog):
+    waiting = Waiting(board, "me", 1000, job(), Clock())
+    waiting.cancel()
+    assert not board.turns.has_work
+    failed = Waiting(board, "me", 1000, job(), Clock())
+    board.turns.next().failed(LookupError("of the board"), 0.0)
+    failed.cancel()
+    del failed
+    gc.collect()
+    assert caplog.messages == []

@@ -20,7 +20,9 @@ from buswork.flipper.native import texts as texts_module
 from buswork.flipper.native.sessions import DEFECT_PAUSE_S, IDLE_S, OPEN_PAUSE_S, OPEN_TRIES
 from buswork.flipper.wire.carbon import ENDPOINT_OUT
 from buswork.flipper.wire.terms import Generation
+from buswork.log import Sparing
 from buswork.sim.device import Fault, How
+from buswork.usb.link import UsbError
 from buswork.usb.worker import Worker
 
 
@@ -243,6 +245,16 @@ async def test_those_who_wait_for_a_board_that_is_silent_are_told_together(room,
     await light(room, 4, 5, 6)
     assert carbon.led.colour == (4, 5, 6)
     assert room.board.state is State.IN_USE
+
+
+async def test_a_board_that_always_fails_does_not_fill_the_log(room, carbon, caplog, monkeypatch):
+    monkeypatch.setattr(Sparing, "LINES", 1)
+    carbon.faults = [Fault(How.STALL, endpoint=ENDPOINT_OUT)]
+    for _ in range(9):
+        with pytest.raises(UsbError):
+            await light(room)
+    await room.rest()
+    assert caplog.text.count(f"{room.board.name}: ") == 1
 
 
 async def test_a_board_that_forgot_its_configuration_gets_it_again(room, carbon):

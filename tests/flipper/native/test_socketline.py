@@ -12,10 +12,11 @@ from buswork.flipper.errors import Disconnected, NotResponding
 from buswork.flipper.model.work import Pause, single
 from buswork.flipper.native import socketline as module
 from buswork.flipper.native.socketline import SocketLine
+from buswork.flipper.wire.errors import Error
 from buswork.flipper.wire.exchanges import Answer, Exchange, RequestReader, answering
 from buswork.flipper.wire.packets import Pull, Push, encode_request
 from buswork.flipper.wire.plans import ALIVE
-from buswork.flipper.wire.results import Result
+from buswork.flipper.wire.results import Result, refused
 from buswork.flipper.wire.terms import BadAnswer, Framing, Generation
 
 PULL, PUSH = Exchange(Pull(15, 3, 100)), Exchange(Push(15, 2, 5), b"hello")
@@ -144,6 +145,16 @@ async def test_a_late_answer_is_nobodys(line, board, generation):
     with pytest.raises(NotResponding):
         await value(line)
     await board.say(*answering(Answer(Result(4711)), Framing.UDP, generation))
+    assert await value(line) == 1
+
+
+@pytest.mark.parametrize("generation", [Generation.G1], indirect=True)
+async def test_a_late_complaint_is_nobodys(line, board, generation):
+    board.lost = 2
+    with pytest.raises(NotResponding):
+        await value(line, PUSH)
+    complaint = Answer(refused(Error.E_CHECKSUM, generation))
+    await board.say(*answering(complaint, Framing.UDP, generation))
     assert await value(line) == 1
 
 

@@ -68,8 +68,8 @@ async def test_only_what_is_wanted_is_read(backend, carbon, texts, wanted):
             assert await told.get() == text
             wanted.clear()
             async with asyncio.timeout(PATIENCE):
-                while plug.opened:
-                    await asyncio.sleep(0)
+                while plug.opened:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
 
 
 async def test_another_program_may_have_it(backend, carbon, texts, wanted, caplog):

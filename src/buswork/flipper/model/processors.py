@@ -16,6 +16,8 @@ _RESERVED: Final = frozenset((
     (Processor.U2, "uart0"), (Processor.U2, "gpio"), (Processor.S4, "uart0"),
 ))  # fmt: skip
 _HARMLESS: Final = frozenset(("ready", "read"))
+# Whatever was loaded is lost, and whatever was asked ends (section 15, pitfall 23).
+_RESET: Final = frozenset(((Processor.U2, "wdt", "fire"), (Processor.S4, "wdt", "fire")))
 
 
 class Processors:
@@ -78,4 +80,6 @@ class Processors:
 
 def is_reserved(processor: Processor, module: Module, function: Function) -> bool:
     """Whether the calls of others would suffer: it is for who has the board to itself."""
+    if (processor, module.name, function.name) in _RESET:
+        return True
     return (processor, module.name) in _RESERVED and function.name not in _HARMLESS

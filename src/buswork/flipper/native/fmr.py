@@ -42,7 +42,6 @@ from buswork.native.clock import Clock
 from buswork.native.commons import Commons
 from buswork.native.peers import Known, Peers
 from buswork.native.room import Charges, Crowd
-from buswork.native.shares import CHEAP_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +57,10 @@ LOAD = "org.flipper.device.load"
 MESSAGE_BYTES = UDP_TRANSFER_BYTES + 1
 # What a connection may keep in memory without being charged for it: calls, and small transfers.
 FREE_BYTES = 4096
+
+# What receiving a message and answering it costs the loop, besides what is done with it: those who
+# flood over a hundred connections would pay for the least part of what they cost.
+MESSAGE_SECONDS = 0.0001
 
 # Raises AccessDenied, or what else speaks against an action.
 Require = Callable[[str], Awaitable[None]]
@@ -121,7 +124,6 @@ class Channel:
         self._may_name_a_board = not origin.board
         self._is_idle = True
         self._ends = False
-        self._spent = 0.0  # of the loop's time, and not charged yet
         self.task = asyncio.create_task(self._run(), name="fmr")
 
     def close(self) -> None:
@@ -169,10 +171,7 @@ class Channel:
             return await shares.turn(uid, work)
         begin = time.monotonic()
         result = work()
-        self._spent += time.monotonic() - begin
-        if self._spent > CHEAP_SECONDS:  # one request is cheap, but there may be many
-            shares.charge(uid, self._spent)
-            self._spent = 0.0
+        shares.charge(uid, time.monotonic() - begin + MESSAGE_SECONDS)
         return result
 
     async def _send(self, messages: list[bytes]) -> None:

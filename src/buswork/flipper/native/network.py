@@ -14,6 +14,7 @@ from buswork.flipper.native.sessions import Sessions
 from buswork.flipper.wire.endpoints import Endpoint, parse_endpoint
 from buswork.flipper.wire.terms import BadValue
 
+# Of fmr.sock too, as the units have it.
 RUN_DIRECTORY: Final = Path("/run/buswork")
 NAME: Final = "doors.sock"
 # A name has to be looked up; longer than the doors process waits for that.

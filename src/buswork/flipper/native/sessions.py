@@ -24,6 +24,7 @@ from buswork.flipper.native.socketline import SocketLine
 from buswork.flipper.native.texts import DebugTexts
 from buswork.flipper.wire.carbon import is_carbon
 from buswork.flipper.wire.terms import BadAnswer
+from buswork.log import Sparing
 from buswork.native.clock import Clock
 from buswork.usb.devices import NAME, UsbDevice
 from buswork.usb.discovery import Discovery
@@ -206,6 +207,8 @@ class _Session:
         self._work = asyncio.Event()
         self.listened = asyncio.Event()  # set while what the board prints is wanted
         self._failures = 0  # of the line, in a row
+        # A board may fail at each call, and calls cost nothing.
+        self._sparing = Sparing(f"failures of {board.name}")
         board.turns.on_work = self._work.set
         self.task = asyncio.create_task(self._run(), name=f"flipper {board.key}")
 
@@ -236,7 +239,8 @@ class _Session:
 
     def _give_up(self, error: Exception) -> None:
         """Nobody is left to wait for what does not work; the next one tries again."""
-        log.warning("%s: %s", self._board.name, error)
+        if self._sparing.allows(log):
+            log.warning("%s: %s", self._board.name, error)
         self._board.line_closed(str(error))
         self._board.turns.fail(error, self._clock.now())
 
