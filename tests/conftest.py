@@ -15,8 +15,6 @@ settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCh
 settings.register_profile("steady", settings.get_profile("calm"), derandomize=True)
 settings.load_profile("calm" if "BUSWORK_FUZZ_EXAMPLES" in os.environ else "steady")
 
-SKIPPED = pytest.StashKey[Counter[str]]()
-
 
 def _missing(*commands: str) -> str | None:
     """The reason why a tier that needs these commands can't run here."""
@@ -84,18 +82,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    skipped = config.stash.setdefault(SKIPPED, Counter())
     tiers = _tiers(config)
     for item in items:
         for marker, (tier, reason) in tiers.items():
             if reason is not None and item.get_closest_marker(marker) is not None:
                 item.add_marker(pytest.mark.skip(reason=f"{tier}: {reason}"))
-                skipped[f"{tier}: {reason}"] += 1
                 break
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    for what, count in sorted(config.stash.get(SKIPPED, Counter[str]()).items()):
+    """Of the reports, for the tests may have been other processes'."""
+    skipped = (report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    reasons = (reason.removeprefix("Skipped: ") for reason in skipped)
+    tiers = Counter(reason for reason in reasons if reason.startswith("tier "))
+    for what, count in sorted(tiers.items()):
         terminalreporter.write_line(f"not run here: {what} ({count} tests)")

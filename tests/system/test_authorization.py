@@ -757,6 +757,9 @@ OPEN_TO_ALL |= {
         *("MaxPlayers", "MaxDevices", "MaxTextBytes"),
     )
 }
+OPEN_TO_ALL |= {
+    ("org.flipper.Hub", name) for name in ("MaxBoards", "MaxImageBytes", "MaxTransferBytes")
+}
 STANDARD = {
     f"org.freedesktop.DBus.{name}"
     for name in ("Peer", "Introspectable", "Properties", "ObjectManager")
@@ -815,7 +818,7 @@ def test_attack_09_every_member_asks_or_is_on_the_list(
                 look(f"{path.rstrip('/')}/{child.get('name')}")
 
         look("/")
-    wings = {"org.mapipc.Store", "org.fsct.Driver"}
+    wings = {"org.mapipc.Store", "org.fsct.Driver", "org.flipper.Hub"}
     assert seen == {"org.buswork.Daemon", "org.freedesktop.LogControl1"} | wings
     assert open_members == OPEN_TO_ALL
     check_unharmed(machine, daemon)
