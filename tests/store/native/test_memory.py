@@ -333,16 +333,16 @@ async def test_keys_that_chose_one_slot_hurt_nobody_for_long(
 async def test_building_and_growing_never_hold_the_loop(
     store: Store, rig: Callable[..., Rig]
 ) -> None:
-    for n in range(200_000):
+    for n in range(60_000):
         store.set(0, f"k{n}", b"%016d" % n)
     made = rig()
     work, turns = made.memory._work_on, list[int]()
     made.memory._work_on = lambda: turns.append(steps(work))  # type: ignore[method-assign]
     await made.open()
-    # Of 200,000 keys a turn takes some.
-    assert len(turns) > 20
+    # Of 60,000 keys a turn takes some.
+    assert len(turns) > 5
     assert max(turns) < 50_000
-    for n in range(200_000, 300_000):
+    for n in range(60_000, 160_000):
         store.set(0, f"k{n}", b"%0100d" % n)
         if n % 20 == 0:
             await asyncio.sleep(0)
