@@ -12,6 +12,7 @@ import pytest
 from flipper.world import ACTIONS, PROPERTIES
 from support.fakebus import FakeBus, FakePolkit
 from support.reference import PATH as PATH_FIELD
+from support.sessions import Quiet
 from support.toyface import ALICE, ALICE_UID, BOB, Stack
 
 from buswork.bus.caller import Call
@@ -37,16 +38,6 @@ FIRST, BENCH = f"{ROOT}/devices/carbon_2d1_2d3", f"{ROOT}/devices/bench"
 PATIENCE = 10.0
 BUTTON = Exchange(standard(*TABLES[Generation.G1, Processor.S4].find("button", "read")))
 COLOUR = [variant("y", number) for number in (1, 2, 3)]
-
-
-class Quiet:
-    """Where there is no device, and nothing is looked for."""
-
-    async def start(self, on_add, on_remove):
-        pass
-
-    def stop(self):
-        pass
 
 
 class World:

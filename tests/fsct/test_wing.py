@@ -13,6 +13,7 @@ import msgpack
 import pytest
 from support.fakebus import DRIVER, ERROR, FakeBus, FakePolkit
 from support.reference import PATH as PATH_FIELD
+from support.sessions import Quiet
 from support.toyface import ALICE, ALICE_UID, BOB, Stack
 
 from buswork.authority import Limits, Quotas
@@ -45,16 +46,6 @@ SIMULATOR = "org.buswork.Simulator"
 SONG = variant("a{ss}", {"title": "Song", "artist": "Singer"})
 PLAYING = {"status": variant("u", 1), "texts": SONG}
 PATIENCE = 10.0
-
-
-class Quiet:
-    """Where there is no device, and nothing is looked for."""
-
-    async def start(self, on_add, on_remove):
-        pass
-
-    def stop(self):
-        pass
 
 
 class World:

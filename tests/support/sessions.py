@@ -17,6 +17,16 @@ PATIENCE = 30  # seconds; only a test that fails waits so long
 HASTY = 0.01
 
 
+class Quiet:
+    """Where there is no device, and nothing is looked for."""
+
+    async def start(self, on_add, on_remove):
+        pass
+
+    def stop(self):
+        pass
+
+
 class FakeClock(Clock):
     """Time that stands still. `wall_ms` is how far it is from 1970."""
 
