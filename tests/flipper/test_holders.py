@@ -387,17 +387,22 @@ async def test_a_channel_is_held_until_it_ends(world, far):
     assert not await watched(world, ALICE)
 
 
-@pytest.mark.parametrize("by_force", [False, True])
-async def test_channels_end_with_their_owner(world, far, by_force):
+async def test_channels_end_with_their_owner(world, far):
     for _ in range(2):
         await world.answer(ALICE, far, "OpenChannel")
     assert (await world.refused(ALICE, far, "OpenChannel"))[0] == "LimitsExceeded"
-    if by_force:
-        world.holdings.force(f"{ROOT}/channels/1", FORCE)
-    else:
-        await world.leave(ALICE)
+    await world.leave(ALICE)
     assert (world.held(), world.channels.opened) == ([], [])
     assert world.stack.authority.quotas.used(ALICE_UID, "descriptors") == 0
+
+
+async def test_force_ends_one_channel(world, far):
+    for _ in range(2):
+        await world.answer(ALICE, far, "OpenChannel")
+    world.holdings.force(f"{ROOT}/channels/1", FORCE)
+    assert [path for path, *_ in world.held()] == [f"{ROOT}/channels/2"]
+    assert len(world.channels.opened) == 1
+    assert world.stack.authority.quotas.used(ALICE_UID, "descriptors") == 1
 
 
 async def test_a_daemon_without_descriptors_opens_no_channel(world, far):

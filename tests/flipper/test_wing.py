@@ -226,12 +226,13 @@ async def test_who_has_left_may_nothing_more(world):
     class Server:
         def open_channel(self, origin, on_end):
             self.origin = origin
-            return socket.socket()
+            return socket.socket(), on_end
 
     server = Server()
     caller = Call(ALICE, ALICE_UID, 0, FIRST)
     board = SimpleNamespace(name="bench")
-    os.close(Channels(server, world.stack.authority).open(board, caller, lambda: None))
+    theirs, _ = Channels(server, world.stack.authority).open(board, caller, lambda: None)
+    os.close(theirs)
     await server.origin.require("org.flipper.device.use")
     world.bus.leave(ALICE)
     with pytest.raises(AccessDenied, match="left the bus"):

@@ -113,16 +113,16 @@ class Channels:
         self.opened = []
 
     def open(self, board, call, on_end):
-        self.opened.append(SimpleNamespace(board=board, call=call, on_end=on_end))
-        return self.make()
+        channel = SimpleNamespace(board=board, call=call, on_end=on_end)
+        self.opened.append(channel)
+        return self.make(), lambda: self.end(channel)
 
     def make(self):
         return os.memfd_create("channel")
 
-    def end(self, owner):
-        for channel in [each for each in self.opened if each.call.sender == owner]:
-            self.opened.remove(channel)
-            channel.on_end()
+    def end(self, channel):
+        self.opened.remove(channel)
+        channel.on_end()
 
 
 class World:

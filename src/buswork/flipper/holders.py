@@ -273,11 +273,11 @@ class Subscriptions:
 class Channels(Protocol):
     """Who serves descriptors that speak FMR; the native room does."""
 
-    def open(self, board: Board, call: Call, on_end: Callable[[], None]) -> int:
-        """The caller's end; on_end is called when the channel has ended."""
-
-    def end(self, owner: str) -> None:
-        """All channels of the owner end."""
+    def open(
+        self, board: Board, call: Call, on_end: Callable[[], None]
+    ) -> tuple[int, Callable[[], None]]:
+        """The caller's end, and what ends the channel, whoever holds that end by then; on_end is
+        called when it has ended."""
 
 
 class ChannelHolders:
@@ -292,7 +292,7 @@ class ChannelHolders:
     async def open(self, call: Call, board: Board) -> int:
         lease = self._quotas.take(call.uid, "descriptors")
         held: Held | None = None
-        end = -1
+        theirs = -1
 
         def ended() -> None:
             lease.release()
@@ -300,10 +300,9 @@ class ChannelHolders:
                 self._holdings.let_go(held)
 
         def make() -> tuple[str, Callable[[], None]]:
-            nonlocal end
-            end = self._channels.open(board, call, ended)
-            path = f"{ROOT}/channels/{next(self._ids)}"
-            return path, lambda: self._channels.end(call.sender)
+            nonlocal theirs
+            theirs, end = self._channels.open(board, call, ended)
+            return f"{ROOT}/channels/{next(self._ids)}", end
 
         try:
             what = f"a channel to {board.name}"
@@ -314,7 +313,7 @@ class ChannelHolders:
         except BaseException:
             lease.release()
             raise
-        return end
+        return theirs
 
 
 class Waiting(Protocol):

@@ -50,7 +50,9 @@ class Channels:
         self._server = server
         self._authority = authority
 
-    def open(self, board: Board, call: Call, on_end: Callable[[], None]) -> int:
+    def open(
+        self, board: Board, call: Call, on_end: Callable[[], None]
+    ) -> tuple[int, Callable[[], None]]:
         async def require(action: str) -> None:
             try:
                 await self._authority.require(call.sender, call.uid, action, interactive=False)
@@ -58,10 +60,8 @@ class Channels:
                 raise AccessDenied(f"{call.sender} has left the bus") from error
 
         origin = Origin(call.sender, call.uid, require, board.name)
-        return self._server.open_channel(origin, on_end).detach()
-
-    def end(self, owner: str) -> None:
-        self._server.owner_left(owner)
+        theirs, end = self._server.open_channel(origin, on_end)
+        return theirs.detach(), end
 
 
 class FlipperWing:

@@ -102,7 +102,8 @@ class House(Room):
                 raise AccessDenied(action)
 
         ended = asyncio.Event()
-        sock = self.server.open_channel(Origin(owner, UID, require, board), ended.set)
+        origin = Origin(owner, UID, require, board)
+        sock, self.end_channel = self.server.open_channel(origin, ended.set)
         self.programs.append(sock)
         return Program(sock), ended
 

@@ -380,13 +380,19 @@ async def test_a_channel_is_its_owners(house, carbon):
     claim = Claim("usb:1-1", "me", UID, "a test", 60, "token")
     house.board.turns.claim(claim, house.clock.now(), lambda claim, error: None)
     mine, _ = house.channel("me")
-    theirs, ended = house.channel("them")
+    theirs, _ = house.channel("them")
     assert (await mine.ask(RGB)).result.error == 0
     assert (await theirs.ask(RGB)).result.error == number(Error.E_ALREADY_ATTACHED)
-    house.server.owner_left("them")
+
+
+async def test_a_channel_can_be_ended(house, carbon):
+    first, ended = house.channel()
+    end = house.end_channel
+    second, _ = house.channel()
+    end()
     await ended.wait()
-    assert await theirs.receive() == b""
-    assert (await mine.ask(RGB)).result.error == 0
+    assert await first.receive() == b""
+    assert (await second.ask(RGB)).result.error == 0
 
 
 async def test_a_channel_stays_with_its_board(house, carbon):

@@ -300,20 +300,17 @@ class FmrServer:
         """Serves a listening socket of the kind SOCK_SEQPACKET, which is ours from now on."""
         self._acceptor.open(listener, self._serve)
 
-    def open_channel(self, origin: Origin, on_end: Callable[[], None]) -> socket.socket:
-        """The other end of a connection; on_end is called when it has ended.
+    def open_channel(
+        self, origin: Origin, on_end: Callable[[], None]
+    ) -> tuple[socket.socket, Callable[[], None]]:
+        """The other end of a connection, and what ends it; on_end is called when it has ended.
 
         Whoever was given it may use the board with it, and is asked about memory alone.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._begin(Channel(self, ours, replace(origin, is_admitted=True)), on_end)
-        return theirs
-
-    def owner_left(self, owner: Owner) -> None:
-        """Its channels end, whoever holds the other ends by now."""
-        for channel in self._channels:
-            if channel.origin.owner == owner:
-                channel.close()
+        channel = Channel(self, ours, replace(origin, is_admitted=True))
+        self._begin(channel, on_end)
+        return theirs, channel.close
 
     async def stop(self) -> None:
         """Answers what is in flight, and ends."""
