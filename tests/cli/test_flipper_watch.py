@@ -4,9 +4,23 @@ import subprocess
 
 import pytest
 from cli.boards import BENCH
+from client.private_bus import PrivateBus
+from support import usb_kernel
 
 from buswork.cli.exits import Exit
 from buswork.cli.flipper_watch import _meaning
+
+
+class EmulatedBus(PrivateBus):
+    """Whose programs see the devices of an emulated kernel."""
+
+    def __init__(self, environment):
+        self._seen = environment
+        super().__init__()
+
+    @property
+    def environment(self):
+        return super().environment | self._seen
 
 
 class Watching:
@@ -48,6 +62,25 @@ def test_pins_are_told_as_they_were_asked_for(boards):
         assert json.loads(watching.next()) == {"source": "gpio:IO1,IO2", "value": 0}
         watching.process.send_signal(signal.SIGINT)
         assert watching.end()[0] == Exit.INTERRUPTED
+
+
+@pytest.mark.usb
+def test_what_a_board_prints_is_told_as_it_comes():
+    """Simulated boards don't print; in an emulated kernel, they can be made to."""
+    with usb_kernel.emulated() as (sock, environment, _):
+        kernel = usb_kernel.Kernel(sock)
+        kernel.plug(port="1-2", kind="carbon")
+        seen = {"LD_PRELOAD": environment["LD_PRELOAD"], "UMOCKDEV_DIR": kernel.root}
+        with EmulatedBus(seen) as bus:
+            bus.start_daemon("--wings", "flipper")
+            # The line has to be open, which looking at the button sees to.
+            with Watching(bus, "button", "debug", "--count", "3") as watching:
+                assert watching.next() == "button released\n"
+                kernel.board(port="1-2", name="say", text="hello\n")
+                assert watching.next() == "hello\n"
+                kernel.board(port="1-2", name="say", text="no end of a line")
+                assert watching.next() == "no end of a line\n"
+                assert watching.end() == (Exit.OK, "", "")
 
 
 def test_it_ends_with_the_board(boards):

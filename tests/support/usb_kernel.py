@@ -78,6 +78,7 @@ def emulated():
     try:
         yield ours, environment | {"LD_PRELOAD": PRELOAD}, said
     finally:
+        ours.shutdown(socket.SHUT_RDWR)  # whoever has a file of it
         ours.close()
         try:
             said.append(kernel.communicate(timeout=10)[0])

@@ -615,6 +615,18 @@ async def test_work_may_go_on_after_a_transfer_that_failed(busy_worker, board):
     assert board.written == [(0x02, b"2")]
 
 
+async def test_an_exchange_is_a_write_and_the_read_of_its_answer(busy_worker, board):
+    def exchange(transfers):
+        return transfers.exchange(0x02, b"call", 0x81, 64, 1.0)
+
+    board.to_send = [b"answer", b"another's"]
+    assert await busy_worker.together(exchange, 1.0, "an exchange") == b"answer"
+    assert board.written == [(0x02, b"call")]
+    board.faults = [Fault(How.STALL, endpoint=0x02)]
+    await fails("stall", busy_worker.together(exchange, 1.0, "an exchange"))
+    assert board.to_send == [b"another's"]
+
+
 async def test_a_device_is_told_its_configuration_again(backend, board):
     worker = Worker(backend.plug_at("1-3").facts, backend)
     await worker.open()

@@ -5,7 +5,8 @@ import math
 import threading
 import time
 from array import array
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import usb.backend.libusb1
@@ -14,6 +15,7 @@ from usb.core import USBError
 
 from buswork.errors import BusworkError
 from buswork.usb.devices import UsbDevice, port_name
+from buswork.usb.writes import Write
 
 # The longest transfer; while it lasts, nobody else has the device.
 MAX_TIMEOUT = 5.0
@@ -86,6 +88,7 @@ class Link:
     def __init__(self, device: UsbDevice, backend: IBackend | None) -> None:
         self._facts = device
         self._backend: Any = backend
+        self._is_libusb = backend is None
         self._device: Any = None
         self._handle: Any = None
         self._claimed: list[int] = []
@@ -127,15 +130,22 @@ class Link:
         done: int = backend.ctrl_transfer(handle, kind, request, value, index, data, time_ms)
         return done
 
-    def bulk(self, endpoint: int, data: "array[int]", time_ms: int) -> int:
+    def read(self, endpoint: int, length: int, time_ms: int) -> bytes:
+        buffer = array("B", bytes(length))
         interface, kind = self._endpoint(endpoint)
-        backend = self._backend
-        if endpoint & IN:
-            transfer = backend.intr_read if kind == _INTERRUPT else backend.bulk_read
-        else:
-            transfer = backend.intr_write if kind == _INTERRUPT else backend.bulk_write
-        done: int = transfer(self._handle, endpoint, interface, data, time_ms)
-        return done
+        read = self._backend.intr_read if kind == _INTERRUPT else self._backend.bulk_read
+        done: int = read(self._handle, endpoint, interface, buffer, time_ms)
+        return buffer.tobytes()[:done]
+
+    def write(self, endpoint: int, data: bytes, time_ms: int) -> Callable[[], int]:
+        """Begins it; what is returned waits for its end, and says how much was sent."""
+        interface, kind = self._endpoint(endpoint)
+        backend, handle = self._backend, self._handle
+        if self._is_libusb:
+            return Write(backend, handle, endpoint, kind, data, time_ms).end
+        write = backend.intr_write if kind == _INTERRUPT else backend.bulk_write
+        done: int = write(handle, endpoint, interface, array("B", data), time_ms)
+        return lambda: done
 
     def _endpoint(self, address: int) -> tuple[int, int]:
         if address not in self._endpoints:
@@ -181,27 +191,45 @@ class Transfers:
 
     def write(self, endpoint: int, data: bytes, timeout: float) -> None:
         """Sends to a bulk or interrupt endpoint of a claimed interface, all of it or an error."""
-        if endpoint & IN or len(data) > MAX_BULK_BYTES:
-            raise ValueError("an endpoint to the device, and 64 KiB at most")
-        what = f"writing to endpoint {endpoint:#04x}"
-        ms = self._ms(timeout, what)
-        try:
-            done = self._link.bulk(endpoint, array("B", data), ms)
-        except (USBError, NotImplementedError) as error:
-            raise usb_error(error, f"{self._device}, {what}") from error
-        all_sent(done, data)
+        with self._writing(endpoint, data, timeout):
+            pass
 
     def read(self, endpoint: int, length: int, timeout: float) -> bytes:
         """What the device sends, until it ends with a short packet or length is reached."""
         if not endpoint & IN or not 0 < length <= MAX_BULK_BYTES:
             raise ValueError("an endpoint from the device, and 64 KiB at most")
-        buffer, what = array("B", bytes(length)), f"reading from endpoint {endpoint:#04x}"
+        what = f"reading from endpoint {endpoint:#04x}"
         ms = self._ms(timeout, what)
+        with self._named(what):
+            return self._link.read(endpoint, length, ms)
+
+    def exchange(self, out: int, data: bytes, back: int, length: int, timeout: float) -> bytes:
+        """Writes and reads the answer, for which the time begins with the write."""
+        with self._writing(out, data, timeout):
+            return self.read(back, length, timeout)
+
+    @contextmanager
+    def _writing(self, endpoint: int, data: bytes, timeout: float) -> Iterator[None]:
+        """What goes wrong with it comes before what goes wrong inside."""
+        if endpoint & IN or len(data) > MAX_BULK_BYTES:
+            raise ValueError("an endpoint to the device, and 64 KiB at most")
+        what = f"writing to endpoint {endpoint:#04x}"
+        ms = self._ms(timeout, what)
+        with self._named(what):
+            end = self._link.write(endpoint, data, ms)
         try:
-            done = self._link.bulk(endpoint, buffer, ms)
+            yield
+        finally:
+            with self._named(what):
+                done = end()
+            all_sent(done, data)
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except (USBError, NotImplementedError) as error:
             raise usb_error(error, f"{self._device}, {what}") from error
-        return buffer.tobytes()[:done]
 
     def pause(self, seconds: float) -> None:
         time.sleep(min(seconds, self._left("a pause")))

@@ -129,19 +129,25 @@ class _Talk:
                 return answer
 
     def _exchange(self, exchange: Exchange, transfers: Transfers) -> Answer:
-        packets = outgoing(exchange, Framing.USB, self._generation)
+        sent = b"".join(outgoing(exchange, Framing.USB, self._generation))
         reader = AnswerReader(exchange, Framing.USB, self._generation)
         self._is_clean = False
-        transfers.write(ENDPOINT_OUT, b"".join(packets), ANSWER_SECONDS)
-        while (answer := self._read(reader, transfers)) is None:
+        length = self._length(reader)
+        came = transfers.exchange(ENDPOINT_OUT, sent, ENDPOINT_IN, length, ANSWER_SECONDS)
+        answer = reader.feed(came)
+        while answer is None:
             for packet in reader.data_to_send():
                 transfers.write(ENDPOINT_OUT, packet, ANSWER_SECONDS)
+            answer = self._read(reader, transfers)
         self._is_clean = not is_out_of_step(answer, self._generation)
         return answer
 
+    def _length(self, reader: AnswerReader) -> int:
+        """All that is to come, where each packet of it is full."""
+        return reader.wanted if self._generation is Generation.G1 else PACKET_BYTES
+
     def _read(self, reader: AnswerReader, transfers: Transfers) -> Answer | None:
-        # All that is to come, where each packet of it is full.
-        length = reader.wanted if self._generation is Generation.G1 else PACKET_BYTES
+        length = self._length(reader)
         try:
             return reader.feed(transfers.read(ENDPOINT_IN, length, ANSWER_SECONDS))
         except UsbError as error:
