@@ -7,11 +7,10 @@ One thread of its own runs the asyncio client; it ends with `close`.
 """
 
 import asyncio
-import concurrent.futures
-import threading
+import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
 from buswork.client import connection, daemon, driver, flipper, store, watch
@@ -24,6 +23,10 @@ from buswork.client.store import Description, Hint, Lookup, Swap
 from buswork.client.watch import Change
 from buswork.fsct.wire.protocol import ProtocolVersion
 from buswork.fsct.wire.terms import PlayerState, Status, TextId, Timeline
+from buswork.loopthread import LoopThread
+
+if TYPE_CHECKING:
+    from buswork.client.libipc_blocking import LibIpc
 
 __all__ = ["Board", "Client", "Daemon", "Driver", "Events", "Flipper", "Store", "Watch"]
 
@@ -37,54 +40,29 @@ class Client:
         self, bus: str = "system", *, interactive: bool = False, timeout: float | None = None
     ) -> None:
         self._client = connection.Client(bus, interactive=interactive, timeout=timeout)
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._thread = LoopThread(
+            "buswork-client", lambda text: Disconnected(f"this client: {text}")
+        )
         self.store = Store(self, self._client.store)
         self.daemon = Daemon(self, self._client.daemon)
         self.driver = Driver(self, self._client.driver)
         self.flipper = Flipper(self, self._client.flipper)
 
+    @functools.cached_property
+    def libipc(self) -> "LibIpc":
+        # As in the asyncio client.
+        from buswork.client.libipc_blocking import LibIpc
+
+        return LibIpc(self, self._client.libipc)
+
     # -- opening and closing -------------------------------------------------------------------
 
     def open(self) -> None:
-        opened: concurrent.futures.Future[None] = concurrent.futures.Future()
-        live = self._live(opened)
-        self._thread = threading.Thread(
-            target=asyncio.run, args=(live,), name="buswork-client", daemon=True
-        )
-        self._thread.start()
-        try:
-            opened.result()
-        except BaseException:
-            self.close()
-            raise
-
-    async def _live(self, opened: concurrent.futures.Future[None]) -> None:
-        """The life of the thread: what is left when it ends, asyncio.run cancels."""
-        stop = asyncio.Event()
-        try:
-            with self._lock:
-                self._loop, self._stop = asyncio.get_running_loop(), stop
-            async with self._client:
-                opened.set_result(None)
-                await stop.wait()
-        except Exception as error:
-            if opened.done():
-                raise
-            opened.set_exception(error)
+        self._thread.open(lambda: self._client)
 
     def close(self) -> None:
         """Leaves the bus. Whoever waits in another thread gets Disconnected."""
-        with self._lock:
-            loop, stop = self._loop, self._stop
-            self._loop = self._stop = None
-            if loop is not None and stop is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(stop.set)
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._thread.close()
 
     def __enter__(self) -> Self:
         self.open()
@@ -97,20 +75,7 @@ class Client:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine of the asyncio client in the thread, and waits for its result."""
-        with self._lock:
-            if self._loop is None or self._thread is threading.current_thread():
-                coroutine.close()
-                if self._loop is not None:
-                    raise RuntimeError("a callback of this client can't wait for it")
-                raise Disconnected("this client is not open")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise Disconnected("this client was closed") from None
-        except BaseException:
-            future.cancel()
-            raise
+        return self._thread.run(coroutine)
 
     def on_restart(self, callback: Callable[[], None]) -> None:
         """Calls back, in the client's thread, when another daemon took the earlier one's place."""
