@@ -1,4 +1,4 @@
-"""The FSCT wire before a fuzzer that sees which of its lines were reached; only with --fuzz."""
+"""Wires before a fuzzer that sees which of their lines were reached; only with --fuzz."""
 
 import importlib.util
 import os
@@ -9,13 +9,21 @@ from pathlib import Path
 
 import pytest
 from fuzz.fsct_contracts import BLOBS, LINES, MESSAGES, SETS
+from fuzz.libipc_contracts import REQUESTS, STREAMS, TYPED
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SECONDS = int(os.environ.get("BUSWORK_FUZZ_SECONDS", "60"))
 # One case that takes longer hangs; what it may need is bounded by the limits of the wire.
 OPTIONS = ["-timeout=10", "-rss_limit_mb=1024", "-max_len=4096", "-print_final_stats=1"]
-CORPORA = {"descriptors": BLOBS + SETS, "msgpackrpc": MESSAGES, "jsonrpc": LINES}
+CORPORA = {
+    "descriptors": BLOBS + SETS,
+    "msgpackrpc": MESSAGES,
+    "jsonrpc": LINES,
+    "streams": [stream for streams in STREAMS.values() for stream in streams],
+    "lookups": REQUESTS,
+    "typed": [payload for payloads in TYPED.values() for payload in payloads],
+}
 
 
 @pytest.fixture(autouse=True)
