@@ -34,6 +34,7 @@ from buswork.errors import BusworkError, InvalidArgs
 from buswork.flipper.wing import FLIPPER
 from buswork.fsct.wing import FSCT
 from buswork.host import Host, Kind, Wing
+from buswork.libipc.wing import LIBIPC
 from buswork.log import (
     CONFIGURED,
     IDENTIFIER,
@@ -63,7 +64,7 @@ DRAIN_SECONDS = 5.0
 GARBAGE_LOOKS = 100
 
 
-WINGS: dict[str, Kind] = {"store": STORE, "fsct": FSCT, "flipper": FLIPPER}
+WINGS: dict[str, Kind] = {"store": STORE, "fsct": FSCT, "flipper": FLIPPER, "libipc": LIBIPC}
 
 Maker = Callable[[Host], Wing]
 

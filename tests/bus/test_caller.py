@@ -6,6 +6,7 @@ from support.fakebus import DRIVER, DRIVER_PATH, ERROR, OWN_NAME, Refused
 
 from buswork.bus import caller
 from buswork.bus.caller import Callers, NameTracker, Peer, owner_changed_rule
+from buswork.bus.library import variant
 from buswork.errors import AccessDenied, Gone, LimitsExceeded
 
 ALICE = ":1.7"
@@ -264,3 +265,25 @@ async def test_37_what_the_bus_told_last_is_true(bus, callers):
     bus.write(reply + change)
     await task
     assert tracker.owner == ":1.4"
+
+
+# Processes
+
+
+async def test_what_the_bus_says_of_a_process(bus, callers):
+    assert await callers.process(ALICE) == (4711, None)
+    facts = {
+        "UnixUserID": variant("u", 1000),
+        "ProcessID": variant("u", 77),
+        "UnixGroupIDs": variant("au", [1000, 27]),
+    }
+    bus.answers[DRIVER, "GetConnectionCredentials"] = lambda call: ("a{sv}", [facts])
+    assert await callers.process(ALICE) == (77, {1000, 27})
+    facts["ProcessID"] = facts["UnixGroupIDs"] = variant("s", "nonsense")
+    assert await callers.process(ALICE) == (0, None)
+
+
+async def test_nothing_is_known_of_a_process_that_has_left(bus, callers):
+    del bus.uids[ALICE]
+    with pytest.raises(Gone):
+        await callers.process(ALICE)

@@ -70,6 +70,25 @@ async def test_32_signals_are_dropped_when_the_bus_carries_nothing_off(
     )
 
 
+async def test_who_can_wait_hears_whether_a_signal_was_sent(bus, stack, toy, monkeypatch):
+    assert stack.edge.tell(ROOT, TOY, "Moved", "a", 1, to=ALICE)
+    monkeypatch.setattr(writer, "QUEUE_MAX", 0)
+    assert not stack.edge.tell(ROOT, TOY, "Moved", "b", 2, to=ALICE)
+    assert [message.values for message in await signals(bus, "Moved")] == [["a", 1]]
+    assert (stack.edge.signals, stack.edge.dropped_signals) == (1, 0)
+
+
+async def test_what_one_caller_leaves_unread(bus, stack, toy):
+    def stats(call):
+        assert call.values == [ALICE]
+        return "a{sv}", [{"IncomingBytes": variant("u", 5), "OutgoingBytes": variant("u", 7)}]
+
+    bus.answers[DRIVER, "GetConnectionStats"] = stats
+    assert await stack.edge.unread(ALICE) == 7
+    del bus.answers[DRIVER, "GetConnectionStats"]
+    assert await stack.edge.unread(ALICE) == 0
+
+
 async def test_32_a_signal_that_would_get_us_thrown_out_is_not_sent(
     bus, stack, toy, monkeypatch, caplog
 ):

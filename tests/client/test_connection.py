@@ -95,6 +95,18 @@ async def test_a_restart_is_told(bus):
         assert await client.daemon.epoch() != epoch
 
 
+async def test_a_loss_is_told_whether_another_daemon_comes_or_not(bus):
+    async with Client(bus.address) as client:
+        losses: asyncio.Queue[str | None] = asyncio.Queue()
+        client.on_loss(lambda: losses.put_nowait(client.owner))
+        await client.daemon.epoch()
+        bus.kill_daemon()
+        assert await asyncio.wait_for(losses.get(), 10) is None
+        await asyncio.to_thread(bus.start_daemon)
+        await client.wait_running(timeout=10)
+        assert losses.empty()
+
+
 async def test_the_end_of_the_bus_ends_what_waits(bus):
     async with Client(bus.address) as client:
         bus.daemon.send_signal(19)  # SIGSTOP: it will not answer

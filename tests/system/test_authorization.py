@@ -750,6 +750,7 @@ OPEN_TO_ALL |= {
         *("MaxHistoryChanges", "MaxHistoryBytes"),
     )
 }
+OPEN_TO_ALL |= {("org.libipc.Hub", name) for name in ("MaxPayload", "StartCredits", "MaxCredits")}
 OPEN_TO_ALL |= {
     ("org.fsct.Driver", name)
     for name in (
@@ -818,7 +819,7 @@ def test_attack_09_every_member_asks_or_is_on_the_list(
                 look(f"{path.rstrip('/')}/{child.get('name')}")
 
         look("/")
-    wings = {"org.mapipc.Store", "org.fsct.Driver", "org.flipper.Hub"}
+    wings = {"org.mapipc.Store", "org.fsct.Driver", "org.flipper.Hub", "org.libipc.Hub"}
     assert seen == {"org.buswork.Daemon", "org.freedesktop.LogControl1"} | wings
     assert open_members == OPEN_TO_ALL
     check_unharmed(machine, daemon)

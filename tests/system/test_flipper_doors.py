@@ -98,6 +98,7 @@ def test_the_door_is_for_those_who_were_named_and_whom_polkit_lets(container: Co
     assert container.python(LIBRARY, "alice").strip() == NOT_ALLOWED
     rule = f"{PROJECT}/polkit/examples/50-buswork-doors.rules"
     container.run(["install", "-m", "0644", rule, RULES])
+    container.run(["systemctl", "restart", "polkit"])  # which notices it by itself, but later
     assert container.python(LIBRARY, "alice").strip() == DONE
     assert container.python(LIBRARY, "bob").strip() == "nothing"
     assert f"uid {container.uid('bob')}: is not served here" in container.journal(DOORS)

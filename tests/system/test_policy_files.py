@@ -158,6 +158,9 @@ def test_what_is_open_by_default() -> None:
         "org.fsct.driver.route",
         "org.flipper.device.observe",
         "org.flipper.device.use",
+        "org.libipc.list",
+        "org.libipc.connect",
+        "org.libipc.serve",
         "org.buswork.simulate",  # which only a daemon that simulates devices asks for
     }
 
@@ -174,6 +177,8 @@ def test_what_is_for_those_who_sit_here() -> None:
         "org.fsct.driver.observe-others",
         "org.fsct.driver.route",
         "org.flipper.device.use",
+        "org.libipc.connect",
+        "org.libipc.serve",
         "org.buswork.simulate",
     }
 
@@ -412,15 +417,16 @@ def test_the_unit_has_not_what_would_break_us() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "passed", "places"),
+    ("name", "passed", "places", "mode"),
     [
-        ("store", "store", ["/run/buswork/mapipc_set", "/run/buswork/mapipc_get"]),
-        ("fsct", "fsct", ["/run/fsct/fsct.sock"]),
-        ("fmr", "fmr", ["/run/buswork/fmr.sock"]),
+        ("store", "store", ["/run/buswork/mapipc_set", "/run/buswork/mapipc_get"], "0755"),
+        ("fsct", "fsct", ["/run/fsct/fsct.sock"], "0755"),
+        ("fmr", "fmr", ["/run/buswork/fmr.sock"], "0755"),
+        ("ipc", "ipc-c", ["/run/ipc/network"], "1777"),
     ],
 )
 def test_the_sockets_are_open_to_all_in_a_directory_of_root(
-    name: str, passed: str, places: list[str]
+    name: str, passed: str, places: list[str], mode: str
 ) -> None:
     """And are there by default, before the daemon is."""
     path = UNIT.with_name(f"buswork-{name}.socket")
@@ -428,10 +434,29 @@ def test_the_sockets_are_open_to_all_in_a_directory_of_root(
     assert socket["ListenSequentialPacket" if name == "fmr" else "ListenStream"] == places
     assert socket["FileDescriptorName"] == [passed]
     assert socket["Service"] == [UNIT.name]
-    assert (socket["SocketMode"], socket["DirectoryMode"]) == (["0666"], ["0755"])
+    assert (socket["SocketMode"], socket["DirectoryMode"]) == (["0666"], [mode])
     assert socket["WantedBy"] == ["sockets.target"]
     for setting in ("Wants", "After", "Also"):
         assert path.name in " ".join(settings(UNIT)[setting]).split(), setting
+
+
+def test_the_doors_alone_reach_services_for_others() -> None:
+    path = UNIT.with_name("buswork-ipc-doors.socket")
+    socket = settings(path)
+    assert socket["ListenSequentialPacket"] == ["/run/buswork/ipc.sock"]
+    assert socket["FileDescriptorName"] == ["ipc"]
+    assert (socket["SocketUser"], socket["SocketMode"]) == (["buswork-doors"], ["0600"])
+    for setting in ("Wants", "After", "Also"):
+        assert path.name in " ".join(settings(UNIT)[setting]).split(), setting
+
+
+def test_look_ups_in_tmp_are_off_by_default() -> None:
+    path = UNIT.with_name("buswork-ipc-tmp.socket")
+    socket = settings(path)
+    assert socket["ListenStream"] == ["/tmp/libipc-run/ipc", "/tmp/.libipc-run/ipc"]
+    assert (socket["FileDescriptorName"], socket["SocketMode"]) == (["ipc-zig"], ["0666"])
+    for setting in ("Wants", "Also"):
+        assert path.name not in " ".join(settings(UNIT)[setting]).split(), setting
 
 
 @needs_systemd
@@ -464,7 +489,7 @@ def test_systemd_accepts_the_unit(tmp_path: pathlib.Path, unit: pathlib.Path) ->
 def test_the_doors_are_the_only_ones_with_ip_sockets() -> None:
     """And nobody but the daemon may ask them for one."""
     doors = settings(DOORS)
-    assert doors["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    assert doors["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6 AF_NETLINK"]
     assert doors["User"] == ["buswork-doors"]
     assert doors["CapabilityBoundingSet"] == doors["AmbientCapabilities"] == [""]
     assert (doors["IPAddressDeny"], doors["IPAddressAllow"]) == (["any"], ["localhost"])
@@ -514,14 +539,20 @@ def test_sysusers_makes_our_users(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="no systemd-tmpfiles")
-def test_tmpfiles_makes_directories_that_only_root_writes(tmp_path: pathlib.Path) -> None:
+def test_tmpfiles_makes_directories_of_root(tmp_path: pathlib.Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("systemd-tmpfiles gives files to root")
     file = ROOT / "systemd" / "tmpfiles.d" / "buswork.conf"
     subprocess.run(["systemd-tmpfiles", "--create", f"--root={tmp_path}", file], check=True)
-    for name in ("buswork", "fsct"):
-        made = (tmp_path / "run" / name).stat()
-        assert (made.st_mode & 0o7777, made.st_uid, made.st_gid) == (0o755, 0, 0)
+    for name, mode in {
+        "run/buswork": 0o755,
+        "run/fsct": 0o755,
+        "run/ipc": 0o1777,
+        "tmp/libipc-run": 0o1777,
+        "tmp/.libipc-run": 0o1777,
+    }.items():
+        made = (tmp_path / name).stat()
+        assert (made.st_mode & 0o7777, made.st_uid, made.st_gid) == (mode, 0, 0), name
 
 
 @pytest.mark.skipif(shutil.which("journalctl") is None, reason="no journalctl")

@@ -122,7 +122,7 @@ class Backlog:
 
     async def look_at(self, sender: str) -> bool:
         """Whether a caller reads what it is sent."""
-        unread = await self._figure(sender, "OutgoingBytes")
+        unread = await self.unread(sender)
         if unread > min(DEAF_BYTES, max(0, SILENT_BYTES - self._unread) // DEAF_PART):
             if sender not in self._deaf:
                 log.warning("%s leaves %d bytes unread; it is not answered", sender, unread)
@@ -136,6 +136,10 @@ class Backlog:
             self._hearing.clear()
         self._hearing[sender] = time.monotonic() + LOOK_SECONDS
         return True
+
+    async def unread(self, name: str) -> int:
+        """What one caller leaves unread of what was sent before; 0 where nobody counts it."""
+        return await self._figure(name, "OutgoingBytes")
 
     # -- figures -------------------------------------------------------------------------------
 

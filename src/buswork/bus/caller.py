@@ -10,8 +10,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from buswork.bus.codec import CodecError
+from buswork.bus.library import Variant
 from buswork.bus.message import Frame
 from buswork.bus.transport import BUS, Connection, Listener
 from buswork.errors import AccessDenied, BusworkError, Gone, LimitsExceeded
@@ -41,6 +43,13 @@ class Peer:
     uid: int
     pid: int
     pidfd: int
+
+
+class Process(NamedTuple):
+    """A caller's."""
+
+    pid: int  # 0: the bus does not know it
+    groups: frozenset[int] | None  # None: the bus does not know them
 
 
 OnGone = Callable[[], None]
@@ -89,14 +98,27 @@ class Callers:
             task.add_done_callback(lambda _: self._asking.pop(sender, None))
         return await asyncio.shield(task)
 
-    async def _ask_uid(self, sender: str) -> int:
+    async def process(self, sender: str) -> Process:
+        """What the bus says of the process of a unique name, as it was when it connected."""
+        facts = await self._credentials(sender)
+        pid, groups = facts.get("ProcessID"), facts.get("UnixGroupIDs")
+        return Process(
+            pid.value if pid is not None and pid.signature == "u" else 0,
+            frozenset(groups.value) if groups is not None and groups.signature == "au" else None,
+        )
+
+    async def _credentials(self, sender: str) -> dict[str, Variant]:
         try:
             (facts,) = await self._connection.call_bus("GetConnectionCredentials", "s", (sender,))
         except BusworkError as error:
             if error.name == NO_SUCH_NAME:
                 raise Gone(sender) from error
             raise AccessDenied("the bus could not say who you are") from error
-        variant = facts.get("UnixUserID")
+        found: dict[str, Variant] = facts
+        return found
+
+    async def _ask_uid(self, sender: str) -> int:
+        variant = (await self._credentials(sender)).get("UnixUserID")
         if variant is None or variant.signature != "u":
             raise AccessDenied("the bus does not know your uid")
         uid: int = variant.value

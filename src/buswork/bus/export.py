@@ -26,6 +26,7 @@ class Edge:
 
     def __init__(self, connection: Connection, callers: Callers, judge: Judge) -> None:
         self.connection = connection
+        self.callers = callers
         self.signals = 0
         self.dropped_signals = 0
         self._tree = ObjectTree()
@@ -61,18 +62,28 @@ class Edge:
         When more waits to be sent than the bus carries off, or too much lies there unread,
         signals are what is dropped; those of a wing whose own lie unread before all others.
         """
+        if not self.tell(path, interface, member, *values, to=to):
+            self.dropped_signals += 1
+
+    def tell(
+        self, path: str, interface: str, member: str, *values: Any, to: str | None = None
+    ) -> bool:
+        """As `emit`, for who can wait: returns whether it was sent."""
         template, part = self._template(path, interface, member, to)
         if self._is_silent(part):
-            self.dropped_signals += 1
-            return
+            return False
         message = template.message(self.connection.next_serial(), values)
         if len(message) > MAX_REPLY:
             log.error("a signal %s of %d bytes is not sent", member, len(message))
-            self.dropped_signals += 1
-            return
+            return False
         self.signals += 1
         part.sent += len(message)
         self.connection.send(message)
+        return True
+
+    async def unread(self, name: str) -> int:
+        """What one caller leaves unread of what was sent until now, as far as the bus says."""
+        return await self.dispatcher.backlog.unread(name)
 
     def _is_silent(self, part: Part) -> bool:
         return self.connection.writer.is_overfull or self.dispatcher.backlog.is_silent(part)

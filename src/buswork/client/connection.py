@@ -1,9 +1,12 @@
 """One connection to the daemon: calls, signals that really are the daemon's, and its restarts."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from buswork.bus.address import bus_address
 from buswork.bus.caller import NameTracker
@@ -24,6 +27,9 @@ from buswork.client.errors import (
 )
 from buswork.client.flipper import Flipper
 from buswork.client.store import Store
+
+if TYPE_CHECKING:
+    from buswork.client.libipc import LibIpc
 
 # Longer than the daemon waits for polkit (20 s), so that its error, which says more, is first.
 PLAIN_SECONDS = 25.0
@@ -70,10 +76,19 @@ class Client:
         self._before_prompt = before_prompt
         self._connection: Connection | None = None
         self._tracker: NameTracker | None = None
+        self._known_owner: str | None = None
         self._last_owner: str | None = None
         self._on_restart: list[Callable[[], None]] = []
+        self._on_loss: list[Callable[[], None]] = []
         self._owner_changed = asyncio.Event()
         self._places = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+    @functools.cached_property
+    def libipc(self) -> LibIpc:
+        # Who does not use it need not wait for the library that it brings along.
+        from buswork.client.libipc import LibIpc
+
+        return LibIpc(self)
 
     # -- opening and closing -------------------------------------------------------------------
 
@@ -124,8 +139,16 @@ class Client:
         """
         self._on_restart.append(callback)
 
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        """Calls back when the daemon has gone, whether another one takes its place or not."""
+        self._on_loss.append(callback)
+
     def _note_owner(self) -> None:
         self._owner_changed.set()
+        gone, self._known_owner = self._known_owner, self.owner
+        if gone is not None:
+            for callback in self._on_loss:
+                callback()
         owner, before = self.owner, self._last_owner
         if owner is None:
             return

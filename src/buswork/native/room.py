@@ -11,8 +11,8 @@ from buswork.authority import Lease, Quotas
 from buswork.errors import LimitsExceeded
 
 # Each connection may hold a second descriptor, for its process, and there are crowds of the store,
-# of the driver and of the boards: so half of all at the most.
-PART = 12
+# of the driver, of the boards and of libipc's services: so half of all at the most.
+PART = 16
 # What requests and replies that wait may take: half of it of one uid, a quarter of the next.
 MOST_BYTES = 64 * 1024 * 1024
 
