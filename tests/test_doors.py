@@ -21,6 +21,8 @@ PATIENCE = 10
 class Echo:
     """A way that says everything twice."""
 
+    handed = None
+
     def __init__(self, told):
         self.told = told
         self.is_closed = False
@@ -34,20 +36,45 @@ class Echo:
         self.is_closed = True
 
 
+class Handing(Echo):
+    """A way that hands one end of itself over."""
+
+    def __init__(self, told):
+        super().__init__(told)
+        self.handed, self.ours = socket.socketpair()
+        self.ours.setblocking(False)
+
+    async def carry(self, daemon):
+        await super().carry(self.ours)
+
+    def close(self):
+        super().close()
+        self.ours.close()
+
+
 class Wing:
     def __init__(self):
-        self.opens = {"echo": self.open, "fail": self.fail, "deny": self.deny}
+        self.opens = {
+            "echo": self.open,
+            "hand": self.hand,
+            "fail": self.fail,
+            "deny": self.deny,
+        }
         self.ways = []
         self.is_open = False
 
     async def start(self):
         self.is_open = True
 
-    def close(self):
+    async def close(self):
         self.is_open = False
 
     async def open(self, text):
         self.ways.append(Echo(text))
+        return self.ways[-1]
+
+    async def hand(self, text):
+        self.ways.append(Handing(text))
         return self.ways[-1]
 
     async def fail(self, text):
@@ -83,6 +110,14 @@ class House:
             sock.close()
 
 
+async def readable(sock):
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_reader(sock, event.set)
+    await event.wait()
+    loop.remove_reader(sock)
+
+
 async def received(sock):
     async with asyncio.timeout(PATIENCE):
         return await asyncio.get_running_loop().sock_recv(sock, 4096)
@@ -115,13 +150,33 @@ async def test_a_way_is_there_until_the_daemon_leaves(house):
     assert await received(other) == b"cc"
 
 
+async def test_a_way_may_be_handed_over(house):
+    sock = await house.connect()
+    sock.send(b"hand it over")
+    async with asyncio.timeout(PATIENCE):
+        await readable(sock)
+    answer, descriptors, _, _ = socket.recv_fds(sock, 4096, 2)
+    assert answer == b"ok it over\n"
+    (way,) = house.wing.ways
+    assert way.handed.fileno() < 0  # the copy is the only one, so that its end is seen
+    with socket.socket(fileno=descriptors[0]) as handed:
+        assert handed.getblocking()
+        handed.setblocking(False)
+        sock.close()  # nothing more is asked; what was handed over lives on
+        handed.send(b"ab")
+        assert await received(handed) == b"abab"
+    async with asyncio.timeout(PATIENCE):
+        while len(house.doors):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
         (b"deny the moon\n", b"denied not to the moon\n"),
         (b"fail it", b"error no way to\\nit\n"),
-        (b"tcp it\n", b"error there are doors for echo, fail, deny, and not for 'tcp'\n"),
-        (b"\xff\x1b[2J\n", b"error there are doors for echo, fail, deny"),
+        (b"tcp it\n", b"error there are doors for echo, hand, fail, deny, and not for 'tcp'\n"),
+        (b"\xff\x1b[2J\n", b"error there are doors for echo, hand, fail, deny"),
     ],
 )
 async def test_what_is_refused(house, line, answer):
@@ -195,9 +250,18 @@ def test_a_place_that_is_taken(tmp_path):
     assert path.read_text() == "somebody's"
 
 
-def test_the_daemons_user_by_name_or_number(capsys):
-    assert make_parser().parse_args(["--daemon", "root"]).daemon == 0
-    assert make_parser().parse_args(["--daemon", "7"]).daemon == 7
+@pytest.mark.parametrize("option", ["--daemon", "--serve-uid"])
+def test_users_by_name_or_number(capsys, option):
+    found = make_parser().parse_args(["--daemon", "root", "--serve-uid", "root", option, "7"])
+    assert found.daemon == (7 if option == "--daemon" else 0)
+    assert found.serve_uid == ([0, 7] if option == "--serve-uid" else [0])
     with pytest.raises(SystemExit):
-        make_parser().parse_args(["--daemon", "no such user"])
+        make_parser().parse_args([option, "no such user"])
     assert "no such user" in capsys.readouterr().err
+
+
+def test_options_that_would_let_strangers_in(tmp_path):
+    with started("--daemon", UID, "--ipc-origin", "http://localhost:8000") as process:
+        said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 2
+    assert "--ipc-token-file" in said

@@ -3,7 +3,8 @@
 The daemon, which has none, connects to doors.sock (SOCK_SEQPACKET, a message each) for whatever it
 wants of the network, and says in a line what that is: "udp HOST:PORT". The answer is "ok" with
 the place that was found, "denied" or "error", and why. After "ok", messages pass both ways until
-either side closes. Nobody but the daemon's user is answered.
+either side closes; or a descriptor came with it, over which they pass. Nobody but the daemon's user
+is answered.
 
 Exit status: 0 after SIGTERM or SIGINT; 1 when a socket can't be had; 2 for wrong arguments.
 """
@@ -22,6 +23,7 @@ from typing import Final, Protocol
 from buswork import __version__, systemd
 from buswork.errors import AccessDenied, BusworkError, InvalidArgs
 from buswork.flipper import doors as flipper
+from buswork.libipc import doors as libipc
 from buswork.log import Sparing, add_level_option, escaped, set_up
 from buswork.native.accept import Acceptor
 from buswork.native.credentials import peer_of
@@ -44,6 +46,8 @@ class Way(Protocol):
     """What the daemon asked for, until it is closed."""
 
     told: str
+    # What the daemon gets together with the answer: its own copy, ours is closed.
+    handed: socket.socket | None
 
     async def carry(self, daemon: socket.socket) -> None:
         """Returns when one of the ends is closed."""
@@ -61,7 +65,7 @@ class WingDoors(Protocol):
     async def start(self) -> None:
         """OSError: an address is taken."""
 
-    def close(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 class Doors:
@@ -92,7 +96,7 @@ class Doors:
         if self._tasks:
             await asyncio.wait(self._tasks)
         for wing in self._wings:
-            wing.close()
+            await wing.close()
 
     def _accept(self, accepted: socket.SocketType) -> None:
         sock = socket.socket(fileno=accepted.detach())
@@ -116,7 +120,7 @@ class Doors:
                 await _say(sock, f"{word} {error}")
                 return
             try:
-                await _say(sock, f"ok {way.told}")
+                await _say(sock, f"ok {way.told}", way.handed)
                 await way.carry(sock)
             finally:
                 way.close()
@@ -130,20 +134,25 @@ class Doors:
         return await self._opens[word](rest)
 
 
-async def _say(sock: socket.socket, line: str) -> None:
-    await asyncio.get_running_loop().sock_sendall(sock, escaped(line).encode() + b"\n")
+async def _say(sock: socket.socket, line: str, handed: socket.socket | None = None) -> None:
+    message = escaped(line).encode() + b"\n"
+    if handed is None:
+        await asyncio.get_running_loop().sock_sendall(sock, message)
+        return
+    with handed:  # the first message of a connection has room
+        socket.send_fds(sock, [message], [handed.fileno()], int(socket.MSG_NOSIGNAL))
 
 
 # -- the command ---------------------------------------------------------------------------------
 
 
-async def _serve(options: argparse.Namespace) -> int:
+async def _serve(options: argparse.Namespace, wings: Sequence[WingDoors]) -> int:
     try:
         listeners, made = _listeners(options.socket)
     except (OSError, PlaceTaken) as error:
         log.critical("the daemon could not reach us: %s", error)
         return 1
-    doors = Doors([flipper.FlipperDoors(options)], options.daemon)
+    doors = Doors(wings, options.daemon)
     end = _end()
     try:
         await doors.start(listeners)
@@ -210,17 +219,32 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help=f"where busworkd asks, if systemd does not pass the socket (default: {PATH})",
     )
+    parser.add_argument(
+        "--serve-uid",
+        action="append",
+        default=[],
+        type=uid_of,
+        metavar="USER",
+        help="whose programs of this machine may come in, by name or number (default: nobody's); "
+        "may be repeated",
+    )
     add_level_option(parser)
     flipper.add_options(parser)
+    libipc.add_options(parser)
     parser.add_argument("--version", action="version", version=f"buswork-doors {__version__}")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        wings: list[WingDoors] = [flipper.FlipperDoors(options), libipc.IpcDoors(options)]
+    except libipc.Unsafe as error:
+        parser.error(str(error))
     handler = set_up(options.log_level, "buswork-doors")
     try:
-        return asyncio.run(_serve(options))
+        return asyncio.run(_serve(options, wings))
     finally:
         handler.close()
 

@@ -1,6 +1,5 @@
 """Boards on the network, and ports of this machine: the IP sockets of the wing."""
 
-import argparse
 import asyncio
 import fcntl
 import os
@@ -11,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from buswork.doors import make_parser
 from buswork.errors import AccessDenied, InvalidArgs
 from buswork.flipper import doors as module
 from buswork.flipper.doors import (
@@ -19,7 +19,6 @@ from buswork.flipper.doors import (
     SILENT_SECONDS,
     FlipperDoors,
     FmrDoor,
-    add_options,
 )
 from buswork.flipper.wire.errors import Error, number_of
 from buswork.flipper.wire.terms import Generation
@@ -65,9 +64,7 @@ def is_drained(sock):
 
 
 def options(*arguments):
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    return parser.parse_args(arguments)
+    return make_parser().parse_args(["--daemon", str(UID), *arguments])
 
 
 # Boards on the network
@@ -180,7 +177,7 @@ async def test_a_simulated_board_may_be_attached():
     async with carried(way) as daemon:
         daemon.send(b"hello")  # is no packet
         assert (await received(daemon))[4] == number_of(Error.E_CHECKSUM, Generation.G1)
-    doors.close()
+    await doors.close()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +188,6 @@ async def test_a_simulated_board_may_be_attached():
         ("--fmr-door", "=7"),
         ("--fmr-door", "a=x"),
         ("--fmr-door", "a=65536"),
-        ("--serve-uid", "no such user"),
     ],
 )
 def test_words_that_are_not_understood(arguments, capsys):
@@ -201,11 +197,7 @@ def test_words_that_are_not_understood(arguments, capsys):
 
 
 def test_words_that_are():
-    found = options(
-        "--fmr-door", "desk", "--fmr-door", "b=7", "--serve-uid", "root", "--serve-uid", "7"
-    )
-    assert found.fmr_door == [("desk", 3258), ("b", 7)]
-    assert found.serve_uid == [0, 7]
+    assert options("--fmr-door", "desk", "--fmr-door", "b=7").fmr_door == [("desk", 3258), ("b", 7)]
 
 
 # Doors
@@ -410,7 +402,7 @@ async def test_a_port_that_is_taken_is_an_error(door):
     doors = FlipperDoors(options_)
     with pytest.raises(OSError, match="in use"):
         await doors.start()
-    doors.close()
+    await doors.close()
 
 
 async def test_a_port_that_another_program_would_share_is_taken():

@@ -24,7 +24,6 @@ from buswork.flipper.wire.greetings import OK, Greeting, is_name
 from buswork.flipper.wire.terms import UDP_PORT, BadValue
 from buswork.log import Sparing
 from buswork.native.loopback import PortOwner, udp_owner
-from buswork.native.users import uid_of
 
 if TYPE_CHECKING:
     from buswork.sim.fvm import SimFvm
@@ -64,6 +63,7 @@ class FarBoard:
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         self.told = str(endpoint)  # where it is, by number
+        self.handed: socket.socket | None = None
         self._socket = sock
         self._loop = asyncio.get_running_loop()
 
@@ -328,7 +328,7 @@ class FlipperDoors:
         for door, port in self._doors:
             log.info("the board %s is at %s:%d", door.name, *door.open(port))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for door, _ in self._doors:
             door.close()
         if self._simulated is not None:
@@ -370,15 +370,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=PORT]",
         help="a board that can be reached over UDP from this machine, at this port (default: "
         f"{UDP_PORT}); may be repeated",
-    )
-    group.add_argument(
-        "--serve-uid",
-        action="append",
-        default=[],
-        type=uid_of,
-        metavar="USER",
-        help="whose programs may go through these doors, by name or number (default: nobody's); "
-        "may be repeated",
     )
     group.add_argument(
         "--fmr-socket",
