@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from cli.services import Services
 
 from buswork.cli import generate
 from buswork.cli.exits import MEANINGS
@@ -80,6 +81,15 @@ def test_boards_and_modules(boards, tmp_path):
     assert sorted(offered) == ["bench", "carbon-1-3"]
     assert complete_in_bash(boards, tmp_path, *words, "call", "le") == ["led"]
     assert complete_in_bash(boards, tmp_path, *words, "info", "--board", "car") == ["carbon-1-3"]
+
+
+def test_services(tmp_path):
+    generate.write("bash", tmp_path)
+    with Services() as services, services.running("pong"), services.running("pong", "zig:echo"):
+        for words in (("send",), ("listen",), ("bridge", "-")):
+            offered = complete_in_bash(services, tmp_path, "buswork", "ipc", *words, "")
+            assert {"echo", "pong"} <= set(offered)
+        assert complete_in_bash(services, tmp_path, "buswork", "ipc", "li") == ["list", "listen"]
 
 
 def test_fish(keys, tmp_path):

@@ -23,7 +23,10 @@ pytestmark = pytest.mark.tools
 
 ROOT = Path(__file__).parents[2]
 READY = ROOT / ".venv/.ready-run"
-GUIDES = ["docs/guide-store.md", "docs/guide-fsct.md", "docs/guide-flipper.md", "README.md"]
+GUIDES = [
+    "docs/guide-store.md", "docs/guide-fsct.md", "docs/guide-flipper.md", "docs/guide-libipc.md",
+    "README.md",
+]  # fmt: skip
 # Fenced blocks are written to these files, which the commands after them use.
 FILES = {"c": "example.c", "python": "example.py", "js": "example.js"}
 # A shell that goes on for ever, and what was done before the tests began.
@@ -32,14 +35,16 @@ NOT_RUN = re.compile(r"\./dev run$|npm install ")
 SAYS_MORE = {
     "buswork status",
     "buswork flipper info",
+    "buswork ipc list",
+    "buswork ipc pong --measure --count 1000",
     "buswork fsct players",
     "buswork fsct devices",
     "buswork fsct play --title Clocks --while buswork fsct display 1-1",
     "buswork fsct play --title Clocks --duration 307 --while buswork fsct display --watch",
     "dbus-run-session sh -c 'buswork-agent & sleep 1; exec mpv --no-video FILE'",
 }
-# A word for the commands after it.
-SETS = re.compile(r"\w+=")
+# A word for the commands after it, or one of the shell's own.
+SETS = re.compile(r"\w+=|until |wait\b")
 # What goes on until Ctrl-C: it is ended when it has shown something.
 WATCHES = re.compile(r" --watch$")
 # Who tried more, or could try less, has other numbers.
@@ -126,7 +131,7 @@ def script(guide: list[Step], folder: Path) -> str:
             # The next command comes a moment after this one has said what the guide shows.
             said = f"$(wc -l <{number}.out) -ge {len(step.printed)}"
             lines += [
-                f"{step.command[:-1]} >{number}.out 2>&1 </dev/null &",
+                f": >{number}.out; >{number}.out 2>&1 </dev/null {step.command}",
                 f"until [ {said} ]; do sleep 0.1; done; sleep 0.5",
                 f"echo 0 >{number}.status",
             ]
@@ -138,8 +143,8 @@ def script(guide: list[Step], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def free_port(kind: int = socket.SOCK_DGRAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
@@ -147,12 +152,15 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def doors(bus: PrivateBus) -> Iterator[dict[str, str]]:
-    """The process that has the IP sockets, with a board and a door; what tells where they are."""
+    """The process that has the IP sockets, with a board and doors; what tells where they are."""
     board, door, me = free_port(), free_port(), str(os.getuid())
+    tcp, websocket = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
     told = bus.folder / "doors-notify"
     command = [sys.executable, "-m", "buswork.doors", "--daemon", me, "--serve-uid", me]
     command += ["--socket", bus.folder / "doors.sock", "--fmr-socket", bus.folder / "fmr.sock"]
     command += ["--simulate-board", str(board), "--fmr-door", f"bench={door}"]
+    command += ["--ipc-tcp", f"{tcp}=c", "--ipc-ws", str(websocket), "--ipc-service", "pong"]
+    command += ["--ipc-dial", f"localhost:{tcp}", "--ipc-socket", bus.folder / "ipc.sock"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
         notes.bind(str(told))
         notes.settimeout(20)
@@ -160,7 +168,12 @@ def doors(bus: PrivateBus) -> Iterator[dict[str, str]]:
         try:
             while b"READY=1" not in notes.recv(65536):
                 pass
-            yield {"FLIPPER_BOARD": f"localhost:{board}", "FLIPPER_DOOR": f"localhost:{door}"}
+            yield {
+                "FLIPPER_BOARD": f"localhost:{board}",
+                "FLIPPER_DOOR": f"localhost:{door}",
+                "IPC_TCP": f"localhost:{tcp}",
+                "IPC_WS": f"ws://localhost:{websocket}",
+            }
         finally:
             process.terminate()
             process.wait()
@@ -179,11 +192,13 @@ def _run(folder: Path, text: str, bus: PrivateBus, places: dict[str, str]) -> No
         "FSCT_IPC_ENDPOINT": f"{bus.folder}/fsct.sock",
         "MAPIPC_SET": f"{bus.folder}/mapipc_set",
         "MAPIPC_GET": f"{bus.folder}/mapipc_get",
+        "IPC_RUNDIR": f"{bus.folder}/ipc-c",
+        "RUNDIR": f"{bus.folder}/ipc-zig",
         "PATH": PATH,
         **UNICODE,
         **places,
     }
-    subprocess.run(["sh", "-c", text], cwd=folder, env=environment, check=True, timeout=60)
+    subprocess.run(["sh", "-c", text], cwd=folder, env=environment, check=True, timeout=120)
 
 
 def by_dev(folder: Path, text: str) -> None:
@@ -212,7 +227,8 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 @pytest.fixture
 def folder(tmp_path: Path, node_modules: Path | None) -> Path:
     """Where the reader of a guide is: beside src, and after npm."""
-    (tmp_path / "src").symlink_to(ROOT / "src")
+    for name in ("src", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
     with wave.open(str(tmp_path / "song.wav"), "wb") as song:
         song.setparams((1, 1, 8000, 0, "NONE", ""))
         song.writeframes(bytes([128]) * 8000)

@@ -21,7 +21,7 @@ MEANINGS = {
     Exit.OK: "done",
     Exit.FAILED: "failed; stderr names the error",
     Exit.USAGE: "the command line was not understood",
-    Exit.NOT_RUNNING: "the daemon is not running, or went away",
+    Exit.NOT_RUNNING: "the daemon, or the service, is not running, or went away",
     Exit.DENIED: "access denied, or a password is needed and can't be asked for",
     Exit.TIMED_OUT: "timed out",
     Exit.NOT_SET: "a key is not set (get and delete: only with --require)",

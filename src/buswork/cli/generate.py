@@ -24,6 +24,7 @@ _HARMLESS = "grep -E '^[A-Za-z0-9_.][A-Za-z0-9_./@%+,-]*$'"
 _LISTS = {
     "keys": f"buswork store list 2>/dev/null | {_HARMLESS}",
     "boards": f"buswork flipper list 2>/dev/null | sed '1d; s/[* ].*//' | {_HARMLESS}",
+    "services": f"buswork ipc list --direct 2>/dev/null | sed '1d; s/ .*//' | {_HARMLESS}",
     "modules": "printf '%s\\n' "
     + " ".join(dict.fromkeys(name for table in TABLES.values() for name in table.modules)),
 }
@@ -61,6 +62,7 @@ _COMPLETED_AS = {
     **dict.fromkeys(("key", "keys", "prefix", "words"), _offered("keys")),
     "board": _offered("boards"),
     "module": _offered("modules"),
+    **dict.fromkeys(("service", "a", "b"), _offered("services")),
     **dict.fromkeys(("file", "image"), _FILES_OF),
 }
 

@@ -61,6 +61,13 @@ class Output:
         else:
             self.raw(value.encode())
 
+    def payload(self, data: bytes, *, line: bool = False) -> None:
+        """As value does; bytes that are no text are escaped. A line has its end anywhere."""
+        if sys.stdout.isatty():
+            print(escaped_text(data.decode(errors="backslashreplace")), flush=True)
+        else:
+            self.raw(data + b"\n" if line else data)
+
     def raw(self, data: bytes) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)

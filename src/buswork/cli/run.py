@@ -35,6 +35,12 @@ _EXITS: dict[type[BusworkError], Exit] = {
     TimedOut: Exit.TIMED_OUT,
     RevisionGone: Exit.GAP,
 }
+# Those of libipc, whether the library or the daemon says so.
+_EXITS_BY_NAME = {
+    "org.libipc.Error.NoSuchService": Exit.NOT_RUNNING,
+    "org.libipc.Error.PeerGone": Exit.NOT_RUNNING,
+    "org.libipc.Error.NotAllowed": Exit.DENIED,
+}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         return Exit.USAGE
     except BusworkError as error:
         out.error(str(error), error.name)
-        return _EXITS.get(type(error), Exit.FAILED)
+        return _EXITS.get(type(error)) or _EXITS_BY_NAME.get(error.name, Exit.FAILED)
     except (InputError, OSError) as error:
         out.error(str(error))
         return Exit.FAILED
@@ -75,6 +81,8 @@ async def _run(command: Command, options: argparse.Namespace, out: Output) -> in
         before_prompt=agent.start,
     )
     try:
+        if not getattr(options, "opens_bus", True):
+            return await command(client, options, out)
         async with client:
             return await command(client, options, out)
     finally:
