@@ -119,7 +119,7 @@ def test_refusals_have_their_statuses():
         f"(form C) and `{DAEMONS[Form.ZIG]}` (form Zig) are its own",
         f"Every {websocket.PING_SECONDS:g} seconds there is a ping",
         f"within `--timeout` ({ipc_parser.DEFAULT_SECONDS:g} seconds)",
-        *(f"`{name}`" for name in RESERVED),
+        *(f"`{name}`" for name in sorted(RESERVED)),
         *(f"`{name}`" for name in websocket.SUBPROTOCOLS),
         f"`{websocket.TOKEN_PREFIX}TOKEN`",
     ],
