@@ -263,6 +263,16 @@ async def test_to_wait_costs_nothing(pair, monkeypatch):
     await waiting
 
 
+async def test_what_was_read_between_two_looks_is_not_waited_for(pair, monkeypatch):
+    """The first look saw the last byte; no edge comes after that."""
+    connection, _ = pair
+    answers = iter([1, 0, 0])
+    monkeypatch.setattr(sending, "outstanding", lambda fd: next(answers))
+    monkeypatch.setattr(sending.Sender, "_watch", lambda self: None)
+    async with asyncio.timeout(5):
+        await connection.consumed()
+
+
 async def test_who_has_waited_is_not_told_any_more(pair, world):
     """The edges of a connection cost nothing when nobody needs them."""
     connection, peer = pair

@@ -234,7 +234,7 @@ class Sender:
                 if is_so():
                     return
                 self._watch()
-                if outstanding(self._fd) == 1:
+                if outstanding(self._fd) <= 1:  # it may have become 0 since is_so saw the 1
                     await asyncio.sleep(0)
                     continue
                 if self._moved is None:
