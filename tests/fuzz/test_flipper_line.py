@@ -72,6 +72,10 @@ class AnyBoard:
         self.said += 1
         return self.replies.popleft()[:length]
 
+    def exchange(self, out, data, back, length, timeout):
+        self.write(out, data, timeout)
+        return self.read(back, length, timeout)
+
     def pause(self, seconds):
         self._take_time(seconds)
 
