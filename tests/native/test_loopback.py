@@ -1,5 +1,6 @@
 """buswork.native.loopback: whose a port is, by the kernel's answer and by its tables."""
 
+import errno
 import os
 import socket
 from contextlib import contextmanager
@@ -145,6 +146,15 @@ def test_a_client_with_a_socket_of_ipv6():
 )
 def test_addresses_of_this_machine(address, expected):
     assert is_here(address) is expected
+
+
+def test_an_address_that_can_not_be_tried_may_be_here(monkeypatch):
+    class Broken(socket.socket):
+        def bind(self, address):
+            raise OSError(errno.EACCES, "no")
+
+    monkeypatch.setattr(socket, "socket", Broken)
+    assert is_here(("192.0.2.1", 4711))
 
 
 @needs_ipv6

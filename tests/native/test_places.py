@@ -117,6 +117,14 @@ def test_of_three_at_once_one_serves(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
+def test_a_name_may_be_as_long_as_clients_reach(tmp_path: Path) -> None:
+    path = tmp_path / ("s" * (places.PATH_BYTES - len(os.fsencode(tmp_path)) - 1))
+    made = SocketFile(path)
+    assert is_served(path)
+    made.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_sockets_that_keep_messages_apart(tmp_path: Path) -> None:
     SocketFile(tmp_path / "s").listener.close()  # of another kind, and nobody's
     (file,) = make_sockets(tmp_path, ["s"], socket.SOCK_SEQPACKET)

@@ -1,13 +1,15 @@
 """buswork.native.sock_diag: what the kernel is asked, and what of its answers is believed."""
 
+import errno
 import os
 import socket
+import struct
 from ipaddress import ip_address
 
 import pytest
 
 from buswork.native import sock_diag
-from buswork.native.sock_diag import End, tcp_socket, udp_sockets
+from buswork.native.sock_diag import End, answers, tcp_socket, udp_sockets
 
 HOST = "127.0.0.1"
 
@@ -69,3 +71,21 @@ def test_a_kernel_that_does_not_know_the_question(monkeypatch):
     monkeypatch.setattr(socket, "IPPROTO_TCP", socket.IPPROTO_ICMP)
     with pytest.raises(FileNotFoundError):
         tcp_socket(End(ip_address(HOST), 1), End(ip_address(HOST), 2))
+
+
+ERROR, DONE, SOCKET = 2, 3, 20
+
+
+def told(kind, body):
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body + bytes(-len(body) % 4)
+
+
+def test_one_read_brings_several_sockets_and_the_end():
+    assert answers(told(SOCKET, b"one") + told(SOCKET, b"two2")) == ([b"one", b"two2"], False)
+    assert answers(told(SOCKET, b"one") + told(DONE, bytes(4))) == ([b"one"], True)
+
+
+@pytest.mark.parametrize("kind", [ERROR, DONE])
+def test_a_failure_is_told_alone_or_at_the_end_of_a_list(kind):
+    with pytest.raises(FileNotFoundError):
+        answers(told(SOCKET, b"one") + told(kind, struct.pack("=i", -errno.ENOENT)))

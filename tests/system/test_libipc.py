@@ -25,6 +25,8 @@ from support.places import (
     refused,
 )
 
+from buswork.bus.backlog import PART_BYTES
+
 pytestmark = pytest.mark.system
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
@@ -355,6 +357,33 @@ def test_a_caller_that_reads_nothing_holds_nobody_up(
     assert got == list(range(count))
     bob.call(channel, CHANNEL, "Close")
     deaf.close()
+
+
+def test_users_that_read_nothing_hold_nobody_up(
+    machine: Machine, root: Client, services: Services
+) -> None:
+    """Not even several, with all the programs that they may have: attack 32."""
+    services.echo("pong")
+    deaf = [machine.client(user) for user in ("alice", "alice", "bob", "bob")]
+    for number, client in enumerate(deaf):
+        services.echo(f"flood{number}", first=3 * message(bytes(1_900_000)))
+        hub(client, "OpenChannel", f"flood{number}")
+        client.freeze()
+    stats = ("/org/freedesktop/DBus", "org.freedesktop.DBus.Debug.Stats", "GetConnectionStats")
+    daemon = machine.owner(BUS_NAME)
+
+    def unread() -> int:
+        found = root.call(*stats, "s", daemon, destination="org.freedesktop.DBus").value
+        return int(found["IncomingBytes"].value)
+
+    eventually(lambda: unread() > PART_BYTES)
+    channel = hub(root, "OpenChannel", "pong")
+    for number in range(10):
+        root.call(channel, CHANNEL, "Send", "yay", number, b"hello")
+        assert root.wait_signal("Message").body == [number, b"hello"]
+    for client in deaf:
+        client.kill()
+    root.call(channel, CHANNEL, "Close")
 
 
 def test_a_service_that_reads_nothing_fills_its_queue(alice: Client, services: Services) -> None:

@@ -109,7 +109,7 @@ def container(booted: Container) -> Iterator[Container]:
     """With the doors open for alice."""
     said = "--serve-uid alice --ipc-service pong --ipc-service private --ipc-service none "
     said += f"--ipc-tcp {TCP}=c --ipc-ws {WS} --ipc-origin {ORIGIN} --ipc-token-file %d/token "
-    said += f"--ipc-dial localhost:{FAR}"
+    said += f"--ipc-dial localhost:{FAR} --serve-uid root"
     setting = f'[Service]\nEnvironment="DOORS={said}"\nLoadCredential=token:/etc/buswork/token\n'
     booted.run(["mkdir", "-p", f"/etc/systemd/system/{DOORS}.d"])
     booted.run(["tee", f"/etc/systemd/system/{DOORS}.d/doors.conf"], stdin=setting)
@@ -143,6 +143,11 @@ def test_a_program_of_who_was_named_reaches_a_service(allowed: Container) -> Non
     assert ask(allowed, "pong", "alice") == "OK 02000000072a636f75636f7500"
     assert ask(allowed, "pong", "bob") == "nothing"
     assert f"uid {allowed.uid('bob')}: is not served here" in allowed.journal(DOORS)
+
+
+def test_root_does_not_come_in(allowed: Container) -> None:
+    assert ask(allowed, "pong", "root") == "nothing"
+    assert "root does not come in" in allowed.journal(DOORS)
 
 
 def test_what_its_socket_would_refuse_alice_the_door_refuses_her(allowed: Container) -> None:

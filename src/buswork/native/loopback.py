@@ -6,6 +6,7 @@ the same, or for a connection that was accepted. The kernel is asked (native.soc
 can't be, its tables are read, which takes longer the more sockets there are.
 """
 
+import errno
 import socket
 import sys
 from collections.abc import Iterable
@@ -65,8 +66,8 @@ def is_here(address: SocketAddress) -> bool:
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((host, 0, *scope))
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
     return True
 
 

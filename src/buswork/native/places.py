@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 MODE = 0o666
 # Clients that wait while we are busy: one that does not block, and finds the line full, fails.
 BACKLOG = 1024
+# What Python takes for the path of a socket; where it is bound, it is ten bytes longer.
+PATH_BYTES = 107
 
 
 class PlaceTaken(BusworkError):
@@ -118,6 +120,8 @@ def _is_served(path: Path) -> bool:
 def _bind(listener: socket.socket, path: Path, mode: int) -> tuple[int, int]:
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as ours:
         place = Path(ours) / path.name
+        if len(os.fsencode(place)) > PATH_BYTES:
+            place = place.with_name("s")
         listener.bind(os.fspath(place))
         place.chmod(mode)
         listener.listen(BACKLOG)

@@ -1,6 +1,7 @@
 """Who comes in, and how many."""
 
 import socket
+import struct
 from contextlib import contextmanager
 
 import pytest
@@ -10,6 +11,7 @@ from buswork.errors import AccessDenied
 from buswork.libipc.doors import gate as module
 from buswork.libipc.doors.gate import Gate
 from buswork.libipc.wire.forms import Form
+from buswork.native.loopback import PortOwner
 
 OTHER = UID + 1
 
@@ -63,6 +65,22 @@ def test_who_has_left_is_nobody(caplog):
         client.close()
         assert gate.enter(ours) is None
     assert "somebody: nobody knows who it is" in caplog.text
+
+
+def test_43_who_leaves_while_it_is_looked_who_it_is_is_nobody(monkeypatch, caplog):
+    """The port may have been found in the hands of the next one."""
+    gate = Gate(settled("--serve-uid", UID))
+    with connected() as (client, ours):
+
+        def tcp_owner(theirs, here):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            return PortOwner(UID, 4711)
+
+        monkeypatch.setattr(module, "tcp_owner", tcp_owner)
+        assert gate.enter(ours) is None
+    assert len(gate) == 0
+    assert "not connected" in caplog.text
 
 
 @pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7", "2001:db8::8"])

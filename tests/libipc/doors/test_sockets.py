@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from buswork.libipc.doors.options import Place
-from buswork.libipc.doors.sockets import listening, prepare, readable
+from buswork.libipc.doors.sockets import SILENT_SECONDS, listening, prepare, readable
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -25,6 +25,7 @@ def test_messages_leave_at_once():
         prepare(sock)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == SILENT_SECONDS
 
 
 async def test_a_socket_that_is_waited_for():

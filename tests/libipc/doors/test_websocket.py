@@ -23,6 +23,7 @@ from buswork.libipc.doors.relay import LIMITS
 from buswork.libipc.doors.websocket import SUBPROTOCOLS, WebSocketDoor
 from buswork.libipc.library.contexts import Context
 from buswork.libipc.wire.forms import Form, most_payload
+from buswork.log import Sparing
 
 TOKEN = "0123456789abcdefABCD_-"
 ORIGIN = "http://localhost:8000"
@@ -319,8 +320,9 @@ async def test_a_name_that_is_written_in_the_way_of_urls(daemon, tmp_path):
         (b"denied its mode is 0600\n", 403),
         (b"error org.freedesktop.DBus.Error.InteractiveAuthorizationRequired ask\n", 403),
         (b"error org.libipc.Error.NoSuchService nobody serves it\n", 404),
-        (b"error org.buswork.Error.Busy too much to do\n", 502),
-        (b"error org.freedesktop.DBus.Error.Timeout it takes no clients\n", 504),
+        (b"error org.buswork.Error.Busy it takes no clients\n", 504),
+        (b"error org.freedesktop.DBus.Error.Timeout nobody answered\n", 504),
+        (b"error org.freedesktop.DBus.Error.LimitsExceeded no descriptor is left\n", 502),
         (b"", 502),
     ],
 )
@@ -438,6 +440,15 @@ async def test_what_is_no_handshake(doorstep, raw):
     assert not doorstep.daemon.asked
 
 
+async def test_nonsense_before_a_refusal_does_not_fill_the_log(doorstep, caplog):
+    for _ in range(3 * Sparing.LINES):
+        async with tcp_client(doorstep.place) as sock:
+            await sent(sock, handshake(path="/none") + frame(2, b"x", masked=False))
+            await until_closed(sock)
+    assert caplog.text.count("unexpected internal error") <= Sparing.LINES
+    await until(lambda: len(doorstep.gate) == 0)
+
+
 async def until_closed(sock):
     async with asyncio.timeout(PATIENCE):
         try:
@@ -453,6 +464,34 @@ async def test_who_does_not_answer_pings_is_left(daemon, tmp_path, monkeypatch):
     async with opened(doorstep) as sock:
         await until_closed(sock)
     await doorstep.close()
+
+
+async def test_who_pings_and_does_not_read_the_answers_is_left(doorstep):
+    pings = 200_000 * frame(9, bytes(125))
+    async with opened(doorstep) as sock:
+        with pytest.raises(OSError, match=r"pipe|reset"):
+            await sent(sock, pings)
+        await until(lambda: len(doorstep.gate) == 0)
+
+
+async def test_an_address_that_comes_again_is_another_guest(doorstep):
+    """It may, before it was seen that the one who had it has gone: nothing more is read of him."""
+    doorstep.daemon.of(Form.C).is_reading.clear()
+    flood = 100 * frame(2, bytes(60_000))
+    async with opened(doorstep) as sock:
+        address = sock.getsockname()
+        (visit,) = doorstep.door._server.all_connections
+        flooding = asyncio.create_task(sent(sock, flood))
+        await until(lambda: not visit.transport.is_reading())
+        flooding.cancel()
+        await asyncio.wait([flooding])
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    async with doorstep.connect(local_addr=address):
+        assert len(doorstep.gate) == 2
+        visit.transport.abort()
+        await until(lambda: len(doorstep.gate) == 1)
+    doorstep.daemon.of(Form.C).is_reading.set()
+    await until(lambda: len(doorstep.gate) == 0)
 
 
 async def test_who_reads_nothing_for_long_is_left(doorstep, monkeypatch, caplog):

@@ -58,6 +58,7 @@ async def test_a_service_of_another_host(town, doors, form):
         await doors.answer(b"ok 192.0.2.7:9000\n", theirs.fileno())
         with await dialled as sock:
             assert sock.getblocking()
+            assert not sock.get_inheritable()
             sock.send(b"x")
             assert ours.recv(1) == b"x"
     assert doors.asked == [f"ipc {form or Form.C} tcp://far.example:9000/pong\n".encode()]
@@ -124,3 +125,15 @@ async def test_who_gives_up_leaves_nothing(town, doors):
 async def test_what_is_not_dialled(town, uri):
     with pytest.raises(InvalidArgs):
         await dialling(town, uri)
+
+
+async def test_who_gives_up_as_the_answer_comes(town, doors):
+    failures = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: failures.append(context))
+    dialled = dialling(town)
+    await doors.answer(b"denied no")
+    loop.call_soon(dialled.cancel)  # before the loop hears of the answer
+    with pytest.raises(asyncio.CancelledError):
+        await dialled
+    assert failures == []

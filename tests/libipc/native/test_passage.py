@@ -61,6 +61,14 @@ async def test_the_service_is_looked_at_for_the_user_who_is_named(town, passage)
     assert b"uid 54321" in answer
 
 
+async def test_root_does_not_come_in(town, passage, monkeypatch):
+    town.service("pong")
+    monkeypatch.setattr(module.os, "geteuid", lambda: STRANGER.uid)
+    answer, sock = await asked(passage, ask(0))
+    assert sock is None
+    assert answer == b"denied root does not come in through the doors\n"
+
+
 async def test_the_form_says_where_to_look(town, passage):
     town.service("pong", town.zig)
     answer, _ = await asked(passage, ask())

@@ -58,13 +58,13 @@ async def test_a_file_that_was_renamed_is_still_known(served):
 
 async def test_many_sockets_take_many_chunks(served, sockets, monkeypatch):
     chunks = []
-    original = unix_sockets._read_chunk
+    original = unix_sockets.answers
 
-    def read_chunk(chunk, dump):
-        chunks.append(len(chunk))
-        return original(chunk, dump)
+    def answers(read):
+        chunks.append(len(read))
+        return original(read)
 
-    monkeypatch.setattr(unix_sockets, "_read_chunk", read_chunk)
+    monkeypatch.setattr(unix_sockets, "answers", answers)
     for number in range(600):
         sock = sockets()
         sock.bind(f"{served}/{number}")
@@ -106,9 +106,3 @@ async def test_where_there_is_no_table_either_nobody_lives(served, monkeypatch):
     monkeypatch.setattr(unix_sockets, "_asked", asked)
     monkeypatch.setattr(unix_sockets, "TABLE", served / "none")
     assert (await all_sockets()).of(file_of(served / "pong")) == State(False, 0)
-
-
-def test_an_error_of_the_kernel_is_one():
-    refusal = unix_sockets._HEADER.pack(20, 2, 0, 1, 0) + (-2).to_bytes(4, "little", signed=True)
-    with pytest.raises(FileNotFoundError):
-        unix_sockets._read_chunk(refusal, Dump())

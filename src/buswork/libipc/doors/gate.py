@@ -61,11 +61,13 @@ class Gate:
         """Who is at the other end; None: somebody who is not let in, and the log says why."""
         try:
             theirs, ours = sock.getpeername(), sock.getsockname()
-        except OSError:
-            return None  # it has left
+            owner = tcp_owner(theirs, ours)
+            sock.getpeername()  # still connected, so the port did not change hands meanwhile
+        except OSError as error:  # it has left, or there is no descriptor to ask with
+            self.complain(NOBODY, error)
+            return None
         uid = NOBODY
         try:
-            owner = tcp_owner(theirs, ours)
             uid = self._remote(theirs) if owner is None else self._local(owner)
             self._find_room(uid, is_remote=owner is None)
         except BusworkError as error:

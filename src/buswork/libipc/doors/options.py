@@ -158,7 +158,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         f"(host: an address by number; default: {LOOPBACK})",
     )
     add("--ipc-ws", "[HOST:]PORT", _place, "a door for WebSockets, of browsers and others")
-    add("--ipc-service", "NAME", _service, "a service that these doors lead to (default: none)")
+    add("--ipc-service", "NAME", _service, "a service to lead all but root to (default: none)")
     add("--ipc-origin", "ORIGIN", _origin, "where the pages come from that browsers may come with")
     add("--ipc-host", "HOST", str, "how browsers may call this host, besides localhost")
     add("--ipc-peer", "ADDRESS[/BITS]", _network, "other hosts that may come in")

@@ -30,7 +30,13 @@ from websockets.headers import parse_subprotocol
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from buswork.errors import AccessDenied, BusworkError, InteractiveAuthorizationRequired, TimedOut
+from buswork.errors import (
+    AccessDenied,
+    BusworkError,
+    Busy,
+    InteractiveAuthorizationRequired,
+    TimedOut,
+)
 from buswork.libipc.doors.gate import Gate, Guest
 from buswork.libipc.doors.options import Place
 from buswork.libipc.doors.relay import ConnectionEnd, carry
@@ -39,6 +45,7 @@ from buswork.libipc.errors import NoSuchService, NotAllowed, PeerGone
 from buswork.libipc.library.contexts import Context
 from buswork.libipc.wire.forms import Form, Message, most_payload
 from buswork.libipc.wire.names import BadName, parse
+from buswork.log import Sparing
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +64,9 @@ PIECE_BYTES: Final = 1 << 16
 # The user type comes on top.
 MAX_FRAME_BYTES: Final = max(most_payload(form) for form in Form) + 1
 MAX_REASON_BYTES: Final = 123
+# What may wait here for one that does not read: never more than two pieces, but for what the
+# library answers by itself, however fast it is asked.
+MAX_UNREAD_BYTES: Final = 4 * PIECE_BYTES
 
 _LOOPBACK_NAMES: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")
@@ -67,12 +77,16 @@ _STATUS: Final = {
     InteractiveAuthorizationRequired.name: HTTPStatus.FORBIDDEN,
     NotAllowed.name: HTTPStatus.FORBIDDEN,
     NoSuchService.name: HTTPStatus.NOT_FOUND,
+    Busy.name: HTTPStatus.GATEWAY_TIMEOUT,
     TimedOut.name: HTTPStatus.GATEWAY_TIMEOUT,
 }
 
-# Of what the library says only its defects: its details would have the token.
+# Of what the library says only its defects: its details would have the token. And not all of them:
+# some can be brought about, like one where nonsense came before a refusal.
 _frames_log = logging.getLogger(f"{__name__}.frames")
 _frames_log.setLevel(logging.ERROR)
+_sparing = Sparing("defects of connections")
+_frames_log.addFilter(lambda _: _sparing.allows(log))
 
 
 class Misuse(BusworkError):
@@ -120,6 +134,11 @@ class Visit(ServerConnection):
         except asyncio.CancelledError:
             self.transport.abort()  # which is left to us
             raise
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.transport.abort()  # it pings, and does not read the answers
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -181,21 +200,22 @@ def _message(form: Form, data: bytes) -> Message:
 class _Visitor(socket.socket):
     """Gives its place back when it is closed, whoever does that."""
 
-    on_close: Callable[[], None]
+    on_close: Callable[[int], None]
 
     def close(self) -> None:
+        number = self.fileno()
         super().close()
-        self.on_close()
+        self.on_close(number)
 
 
 class _Listener(socket.socket):
     """Accepts those alone who may come in."""
 
-    welcome: Callable[[socket.socket, object], socket.socket | None]
+    welcome: Callable[[socket.socket], socket.socket | None]
 
     def accept(self) -> tuple[socket.socket, object]:
         accepted, address = super().accept()
-        visitor = self.welcome(accepted, address)
+        visitor = self.welcome(accepted)
         if visitor is None:
             accepted.close()
             raise ConnectionAbortedError  # the loop comes again for the next one
@@ -210,7 +230,8 @@ class WebSocketDoor:
         self._gate = gate
         self._settings = gate.settings
         self._context = context
-        self._guests: dict[object, Guest] = {}
+        # By descriptors: an address may come again before we have closed what had it before.
+        self._guests: dict[int, Guest] = {}
         self._hosts = {_written(place.host), *gate.settings.hosts}
         if place.is_loopback:
             self._hosts |= _LOOPBACK_NAMES
@@ -256,18 +277,18 @@ class WebSocketDoor:
             task.cancel()
         await server.wait_closed()
 
-    def _welcome(self, accepted: socket.socket, address: object) -> socket.socket | None:
+    def _welcome(self, accepted: socket.socket) -> socket.socket | None:
         prepare(accepted)
         guest = self._gate.enter(accepted)
         if guest is None:
             return None
-        self._guests[address] = guest
         visitor = _Visitor(fileno=accepted.detach())
-        visitor.on_close = lambda: self._left(address)
+        self._guests[visitor.fileno()] = guest
+        visitor.on_close = self._left
         return visitor
 
-    def _left(self, address: object) -> None:
-        guest = self._guests.pop(address, None)
+    def _left(self, number: int) -> None:
+        guest = self._guests.pop(number, None)
         if guest is not None:
             guest.leave()
 
@@ -275,7 +296,7 @@ class WebSocketDoor:
 
     async def _refusal(self, visit: ServerConnection, request: Request) -> Response | None:
         visit = cast("Visit", visit)
-        guest = self._guests.get(visit.remote_address)
+        guest = self._guests.get(visit.transport.get_extra_info("socket").fileno())
         if guest is None:
             return visit.respond(HTTPStatus.SERVICE_UNAVAILABLE, "")  # it left already
         visit.guest = guest

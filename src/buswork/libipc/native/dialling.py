@@ -64,13 +64,17 @@ async def _asked(asking: socket.socket, doors: str, line: str) -> socket.socket:
 async def _received(asking: socket.socket) -> tuple[bytes, list[int]]:
     loop = asyncio.get_running_loop()
     came: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(asking.fileno(), came.set_result, None)
+
+    def has_come() -> None:
+        if not came.done():  # who asked may have given up a moment ago
+            came.set_result(None)
+
+    loop.add_reader(asking.fileno(), has_come)
     try:
         await came
     finally:
         loop.remove_reader(asking.fileno())
-    flags = socket.MSG_CMSG_CLOEXEC
-    answer, fds, _, _ = socket.recv_fds(asking, ANSWER_BYTES, 1, flags)
+    answer, fds, _, _ = socket.recv_fds(asking, ANSWER_BYTES, 1)  # it takes no flags (3.11)
     return answer, fds
 
 
@@ -78,6 +82,7 @@ def _answer(answer: bytes, fds: list[int]) -> socket.socket:
     word, _, rest = answer.decode(errors="replace").rstrip("\n").partition(" ")
     if word == "ok" and fds:
         sock = socket.socket(fileno=fds[0])
+        sock.set_inheritable(False)
         sock.setblocking(False)
         return sock
     for fd in fds:

@@ -4,7 +4,8 @@ It is asked as a message on ipc.sock (SOCK_SEQPACKET), once on each connection:
 
     connect UID FORM SERVICE     ok, with a descriptor; or denied TEXT, or error NAME TEXT
 
-UID is whose rights the program has outside: the service's socket is looked at for that user.
+UID is whose rights the program has outside: the service's socket is looked at for that user. Root
+does not come in: whoever got hold of the doors process would reach all that there is.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ CONNECT: Final = "org.libipc.connect"
 PASSAGE_SECONDS: Final = 10.0
 QUESTION_BYTES: Final = 1024
 MAX_UID: Final = (1 << 32) - 2
+ROOT: Final = 0
 # Asked at once: the doors have no more ways at once either.
 MOST_QUESTIONS: Final = 128
 
@@ -122,6 +124,8 @@ class Passage:
 
     async def _connected(self, message: bytes, known: Known) -> socket.socket:
         question = parse_question(message)
+        if question.uid == ROOT and os.geteuid() != ROOT:
+            raise AccessDenied("root does not come in through the doors")
         await self._authority.require_peer(known.peer, CONNECT)
         label = f"uid {question.uid} at the doors"
         who = Who(question.uid, await groups_of(question.uid), label)

@@ -17,18 +17,15 @@ import struct
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from buswork.native.sock_diag import DUMP, NETLINK_SOCK_DIAG, aligned, answers, question
+
 TABLE: Final = Path("/proc/self/net/unix")
 
-# linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
-_SOCK_DIAG: Final = 4
-_BY_FAMILY: Final = 20
-_REQUEST_DUMP: Final = 0x301
-_ERROR, _DONE = 2, 3
+# linux/unix_diag.h
 _SHOW_NAME_AND_FILE: Final = 1 | 2
 _NAME, _FILE = 0, 1
 # enum tcp_states, which unix sockets have too.
 _ESTABLISHED, _LISTENING = 1, 10
-_HEADER: Final = struct.Struct("=IHHII")
 _ASKED: Final = struct.Struct("=BBHIIIII")
 _SOCKET: Final = struct.Struct("=BBBBIII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
@@ -100,11 +97,13 @@ class Dump:
 async def _asked() -> Dump:
     loop = asyncio.get_running_loop()
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
-    with socket.socket(socket.AF_NETLINK, kind, _SOCK_DIAG) as sock:
-        sock.send(_question())
+    with socket.socket(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG) as kernel:
+        kernel.send(_question())
         dump, is_all = Dump(), False
         while not is_all:
-            is_all = _read_chunk(await loop.sock_recv(sock, _CHUNK), dump)
+            sockets, is_all = answers(await loop.sock_recv(kernel, _CHUNK))
+            for each in sockets:
+                _add(dump, each)
             await asyncio.sleep(0)  # there may be tens of thousands: others have their turn
         return dump
 
@@ -113,43 +112,24 @@ def _question() -> bytes:
     states = 1 << _ESTABLISHED | 1 << _LISTENING
     no_cookie = 0xFFFFFFFF
     asked = _ASKED.pack(socket.AF_UNIX, 0, 0, states, 0, _SHOW_NAME_AND_FILE, no_cookie, no_cookie)
-    return _HEADER.pack(_HEADER.size + len(asked), _BY_FAMILY, _REQUEST_DUMP, 1, 0) + asked
+    return question(asked, DUMP)
 
 
-def _read_chunk(chunk: bytes, dump: Dump) -> bool:
-    """True: that was all."""
-    start = 0
-    while start + _HEADER.size <= len(chunk):
-        length, kind, *_ = _HEADER.unpack_from(chunk, start)
-        if kind == _DONE:
-            return True
-        if kind == _ERROR:
-            (number,) = struct.unpack_from("=i", chunk, start + _HEADER.size)
-            raise OSError(-number, os.strerror(-number))
-        _add(dump, chunk, start + _HEADER.size, start + length)
-        start += _aligned(length)
-    return False
-
-
-def _add(dump: Dump, chunk: bytes, start: int, end: int) -> None:
-    _, _, state, *_ = _SOCKET.unpack_from(chunk, start)
+def _add(dump: Dump, told: bytes) -> None:
+    _, _, state, *_ = _SOCKET.unpack_from(told)
     name, file = b"", b""
-    start += _SOCKET.size
-    while start < end:
-        length, kind = _ATTRIBUTE.unpack_from(chunk, start)
-        value = chunk[start + _ATTRIBUTE.size : start + length]
+    at = _SOCKET.size
+    while at < len(told):
+        length, kind = _ATTRIBUTE.unpack_from(told, at)
+        value = told[at + _ATTRIBUTE.size : at + length]
         if kind == _NAME:
             name = value.rstrip(b"\0").rpartition(b"/")[2]
         elif kind == _FILE:
             file = value
-        start += _aligned(length)
+        at += aligned(length)
     if file:
         inode, device = _INODE_DEVICE.unpack(file)
         dump.add(inode, Seen(device, name, state == _LISTENING))
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3
 
 
 class Table:
