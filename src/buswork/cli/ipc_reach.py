@@ -10,11 +10,9 @@ import contextlib
 import os
 import signal
 import stat
-import sys
 from collections import deque
 from collections.abc import AsyncIterator
-from types import FrameType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from buswork.cli.ipc_parser import FORMS
 from buswork.client import BusworkError, Client
@@ -76,13 +74,27 @@ class Reach:
         self._stack = contextlib.AsyncExitStack()
         self._contexts: dict[RunDir, Context] = {}
         self._is_open = False
+        self._is_told_to_end = False
 
     async def __aenter__(self) -> Self:
-        signal.signal(signal.SIGTERM, _end)  # or the socket of a service would stay
+        # Or the socket of a service would stay.
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end, task)
         return self
 
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        """Once: what is closed then is closed to its end."""
+        if not self._is_told_to_end:
+            self._is_told_to_end = True
+            task.cancel()
+
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        was_cancelled = isinstance(error, asyncio.CancelledError)
+        is_told_to_end, self._is_told_to_end = self._is_told_to_end, True
         await self._stack.aclose()
+        if is_told_to_end and was_cancelled:
+            raise SystemExit(128 + signal.SIGTERM) from None
         if isinstance(error, Exception) and named_error(error) is not error:
             raise named_error(error) from error
 
@@ -171,10 +183,6 @@ class Reach:
         forms, name = named(word, self._options)
         rundir = rundirs(forms[0])[0]
         return await (await self.context(rundir)).serve(name)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 async def _look() -> list[ServiceFacts]:

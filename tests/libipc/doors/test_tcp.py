@@ -305,8 +305,9 @@ async def test_a_client_that_reads_nothing_for_long_is_left(doorstep, monkeypatc
 class Far:
     """Another host's door: what one of the originals says and hears."""
 
-    def __init__(self, answer=b"ok"):
+    def __init__(self, answer=b"ok", *, is_cut_off=False):
         self.answer = answer
+        self.is_cut_off = is_cut_off
         self.heard = []
         self.listener = socket.create_server((HOST, 0))
         self.listener.setblocking(False)
@@ -322,6 +323,8 @@ class Far:
             self.sock.close()
             return
         await loop.sock_sendall(self.sock, self.answer)
+        if self.is_cut_off:
+            self.sock.shutdown(socket.SHUT_RDWR)
         while data := await loop.sock_recv(self.sock, 1 << 20):
             self.heard.append(data)
             await loop.sock_sendall(self.sock, data)
@@ -395,9 +398,7 @@ async def test_a_door_that_leaves(context, far):
 
 @pytest.mark.parametrize("answer", [None, b"no", b"o"])
 async def test_a_door_that_does_not_let_us_in(context, answer):
-    far = Far(answer)
-    if answer == b"o":
-        asyncio.get_running_loop().call_later(0.01, lambda: far.sock.shutdown(socket.SHUT_RDWR))
+    far = Far(answer, is_cut_off=answer == b"o")
     with pytest.raises(BusworkError, match="did not let us in"):
         await dialler(context, far).dial(f"zig tcp://{HOST}:{far.port}/a/b")
     assert far.heard[0] == b"a/b"
