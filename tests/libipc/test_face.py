@@ -20,8 +20,8 @@ PONG = ("pong", {})
 
 async def test_all_services_are_listed(world):
     world.hub.facts = [
-        ServiceFacts("pong", Form.C, "/run/ipc", True, 1000, 1000, 0o755, 3, False),
-        ServiceFacts("ping", Form.ZIG, "/tmp/.libipc-run", False, 0, 0, 0o660, 0, True),
+        ServiceFacts("pong", Form.C, "/run/ipc", True, 1000, 0o755, 3, False),
+        ServiceFacts("ping", Form.ZIG, "/tmp/.libipc-run", False, 0, 0o660, 0, True),
     ]
     first, second = await world.call(ALICE, ROOT, HUB, "ListServices")
     assert {name: value.value for name, value in first.items()} == {

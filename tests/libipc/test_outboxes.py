@@ -108,9 +108,47 @@ async def test_a_long_message_is_told_to_who_has_read_all(world):
     await world.until(lambda: numbers_of(world) == [1])
 
 
-async def test_nothing_is_lost_while_all_signals_of_the_wing_are_held_up(world, monkeypatch):
+async def test_what_others_leave_unread_of_the_wing_holds_nobody_up(world, monkeypatch):
     _, channel = await world.open(ALICE)
-    monkeypatch.setattr(backlog.Backlog, "is_silent", lambda self, part: True)
+    monkeypatch.setattr(backlog, "PART_BYTES", -1)
+    channel.says(1, b"first")
+    await world.until(lambda: numbers_of(world) == [1])
+
+
+async def test_no_user_may_leave_more_unread_than_is_left_free(world, monkeypatch):
+    monkeypatch.setattr(module, "MOST_UNREAD_BYTES", 2 * MIB)
+    _, channel = await world.open(ALICE)
+    _, other = await world.open(BOB)
+    world.unread[ALICE] = MIB - 1000
+    channel.says(1, b"first")
+    channel.says(2, LONG)
+    await world.until(lambda: channel.is_paused and world.looks.count(ALICE) > 3)
+    other.says(3, LONG)
+    await world.until(lambda: numbers_of(world) == [1, 3])
+    assert channel.is_paused
+
+
+async def test_what_was_told_of_what_is_gone_counts_until_it_is_read(world):
+    """Else one program after the other would fill the bus."""
+    path, channel = await world.open(ALICE)
+    channel.says(1, bytes(2 * MIB))
+    await world.until(lambda: numbers_of(world) == [1])
+    assert not channel.is_paused
+    world.unread[ALICE] = 2 * MIB
+    await world.call(ALICE, path, CHANNEL, "Close")
+    world.bus.uids[SECOND] = ALICE_UID
+    _, channel = await world.open(SECOND)
+    channel.says(2, b"second")
+    await world.until(lambda: world.looks.count(SECOND) > 3)
+    assert numbers_of(world) == [1]
+    world.unread.clear()
+    await world.until(lambda: numbers_of(world) == [1, 2])
+    await world.until(lambda: world.outboxes._boxes[ALICE].is_idle)
+
+
+async def test_nothing_is_lost_while_all_signals_are_held_up(world, monkeypatch):
+    _, channel = await world.open(ALICE)
+    monkeypatch.setattr(backlog.Backlog, "is_silent", lambda self, part=None: True)
     channel.says(1, b"first")
     await world.until(lambda: len(world.looks) > 2)
     assert channel.is_paused

@@ -90,9 +90,9 @@ class Backlog:
     def part(self, wing: str) -> Part:
         return self._parts.setdefault(wing, Part())
 
-    def is_silent(self, part: Part) -> bool:
-        """Whether a wing's signals should be left out for now."""
-        if part.unread + part.sent <= PART_BYTES and self._unread <= SILENT_BYTES:
+    def is_silent(self, part: Part | None = None) -> bool:
+        """Whether a wing's signals, or those of all, should be left out for now."""
+        if not (part is not None and part.is_full) and self._unread <= SILENT_BYTES:
             return False
         self._find_unread()
         return True

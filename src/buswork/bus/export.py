@@ -62,16 +62,22 @@ class Edge:
         When more waits to be sent than the bus carries off, or too much lies there unread,
         signals are what is dropped; those of a wing whose own lie unread before all others.
         """
-        if not self.tell(path, interface, member, *values, to=to):
+        template, part = self._template(path, interface, member, to)
+        if self._is_silent(part) or not self._send(template, part, member, values):
             self.dropped_signals += 1
 
-    def tell(
-        self, path: str, interface: str, member: str, *values: Any, to: str | None = None
-    ) -> bool:
-        """As `emit`, for who can wait: returns whether it was sent."""
+    def tell(self, path: str, interface: str, member: str, *values: Any, to: str) -> bool:
+        """A signal for one, from who can wait: returns whether it was sent.
+
+        And who sees to it that little lies unread, of each and of all: so what others do not read
+        of the wing's signals is no reason to keep it back.
+        """
         template, part = self._template(path, interface, member, to)
-        if self._is_silent(part):
-            return False
+        return not self._is_silent() and self._send(template, part, member, values)
+
+    def _send(
+        self, template: SignalTemplate, part: Part, member: str, values: tuple[Any, ...]
+    ) -> bool:
         message = template.message(self.connection.next_serial(), values)
         if len(message) > MAX_REPLY:
             log.error("a signal %s of %d bytes is not sent", member, len(message))
@@ -85,7 +91,7 @@ class Edge:
         """What one caller leaves unread of what was sent until now, as far as the bus says."""
         return await self.dispatcher.backlog.unread(name)
 
-    def _is_silent(self, part: Part) -> bool:
+    def _is_silent(self, part: Part | None = None) -> bool:
         return self.connection.writer.is_overfull or self.dispatcher.backlog.is_silent(part)
 
     def changed(self, path: str, interface: str, *names: str) -> None:

@@ -1,8 +1,9 @@
 """What callers are told and must not miss: signals to one caller, in order, as fast as it reads.
 
-The bus charges the daemon with what a caller leaves unread, and when that is much all signals of
-the wing are held up (buswork.bus.backlog). So each caller may leave only so much unread; then the
-bus is asked how much of it was read, and meanwhile nothing is read from where its news come.
+The bus charges the daemon with what a caller leaves unread, and when that is much nobody is told
+anything any more (buswork.bus.backlog). So each caller may leave only so much unread; then the bus
+is asked how much of it was read, and meanwhile nothing is read from where its news come. Who has
+nothing here any more is asked about until it has read all that it was told.
 """
 
 import asyncio
@@ -14,10 +15,13 @@ from buswork.bus.caller import Call
 from buswork.bus.export import Edge
 
 # Who leaves so much unread is told no more until it reads: 30 messages of the size that is never
-# split. With one more, of 2 MB, a uid stays below what holds up the wing.
+# split, and one more, of 2 MB.
 UNREAD_BYTES = 1 << 20
 # The same of all callers of a uid, so that one that reads nothing does not stop the others.
 UNREAD_BYTES_PER_UID = 2 * UNREAD_BYTES
+# Of all uids; none may have more than is left free, so that whoever comes later finds some. Five
+# that read nothing leave room for the longest message. It stays below where the bus gets careful.
+MOST_UNREAD_BYTES = 24 << 20
 # How often who leaves that much unread is looked at.
 LOOK_SECONDS = 0.1
 # What the bus counts of a signal beside its payload.
@@ -73,6 +77,8 @@ class Outbox:
 
     def leave(self, source: Source) -> None:
         self._sources.discard(source)
+        if self._unread and not self._sources:
+            self._hold_up()
 
     def tell(
         self,
@@ -100,7 +106,7 @@ class Outbox:
             self._task.cancel()
 
     def _tell(self, news: _News) -> bool:
-        if not self._is_known or self._has_enough():
+        if not self._is_known or self._has_enough(news.size):
             return False
         path, interface, member, values, _ = news
         if not self._edge.tell(path, interface, member, *values, to=self._name):
@@ -108,9 +114,11 @@ class Outbox:
         self._set_unread(self._unread + news.size)
         return True
 
-    def _has_enough(self) -> bool:
+    def _has_enough(self, more: int) -> bool:
         of_uid = self._by_uid.get(self._uid, 0)
-        return self._unread >= UNREAD_BYTES or of_uid >= UNREAD_BYTES_PER_UID
+        if self._unread >= UNREAD_BYTES or of_uid >= UNREAD_BYTES_PER_UID:
+            return True
+        return of_uid + more > MOST_UNREAD_BYTES - self._by_uid.total()
 
     def _set_unread(self, size: int) -> None:
         self._by_uid[self._uid] += size - self._unread
@@ -130,7 +138,7 @@ class Outbox:
             self._is_known = True
             while self._waiting and self._tell(self._waiting[0]):
                 self._waiting.popleft().told()
-            if not self._waiting:
+            if not self._waiting and (self._sources or not self._unread):
                 break
             await asyncio.sleep(LOOK_SECONDS)
         self._task = None

@@ -54,6 +54,57 @@ async def test_what_nobody_asked_for_is_closed(world, pair):
     assert count_descriptors() == before
 
 
+async def test_to_pause_a_closed_one_does_nothing_to_who_has_its_number_now(world, pair):
+    connection, _ = pair
+    connection.close()
+    other, peer = world.pair()
+    assert other.fileno() == connection.fileno()
+    connection.pause()
+    await peer.write(c(b"hello"))
+    assert (await world.event()).connection is other
+
+
+async def test_what_is_kept_of_a_message_is_told_as_it_changes(world, pair):
+    """Also when who gets it wants no more for now."""
+    connection, peer = pair
+    kept = []
+    connection.meter = kept.append
+
+    class OneByOne(Receiver):
+        def received(self, message):
+            connection.pause()
+            super().received(message)
+
+    receiver = OneByOne()
+    connection.divert(receiver)
+    await peer.write(c(b"message")[:10])
+    await until(lambda: kept == [10])
+    await peer.write(c(b"message")[10:])
+    await until(lambda: receiver.told)
+    assert kept == [10, 0]
+
+
+async def test_one_read_takes_as_much_as_is_set(make_world):
+    world = make_world(limits=Limits(read_bytes=10))
+    connection, peer = world.pair()
+    kept = []
+    connection.meter = kept.append
+    await peer.write(c(b"message" * 3))
+    assert (await world.event()).message.payload == b"message" * 3
+    assert kept == [10, 20, 0]
+
+
+async def test_a_closed_connection_keeps_nothing(world, pair):
+    """Though there are ways from it to its receiver and back, which Python finds much later."""
+    connection, peer = pair
+    connection.meter = (kept := []).append
+    await peer.write(c(b"message")[:10])
+    await until(lambda: kept)
+    assert connection._assembler.waiting
+    connection.close()
+    assert not connection._assembler.waiting
+
+
 @pytest.mark.parametrize("form", list(Form))
 async def test_messages_come_in_any_pieces(world, form):
     connection, peer = world.pair(form=form)

@@ -226,6 +226,19 @@ async def test_others_in_the_loop_have_theirs(poll, pair):
     assert len(told) <= 2 * TURN_EVENTS
 
 
+async def test_where_it_takes_long_others_have_theirs_sooner(poll, monkeypatch):
+    monkeypatch.setattr(readiness, "TURN_SECONDS", -1)
+    pairs = [socket.socketpair() for _ in range(ROUND_EVENTS * 2)]
+    told = []
+    for mine, theirs in pairs:
+        poll.read(mine.fileno(), told.append)
+        theirs.send(b"x")
+    poll.turn()
+    assert len(told) == ROUND_EVENTS
+    for end in sum(pairs, ()):
+        end.close()
+
+
 async def test_one_that_fails_does_not_keep_others_from_being_told(poll):
     pairs = [socket.socketpair() for _ in range(2)]
     failures, told = [], []

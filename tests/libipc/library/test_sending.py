@@ -37,6 +37,21 @@ async def test_a_message_leaves_at_once_and_in_one_piece(world, form):
     assert connection.queued == (0, 0)
 
 
+async def test_an_error_keeps_nothing_of_those_before_it(pair):
+    """An exception that is raised anew also keeps all that it came by, each time."""
+    connection, peer = pair
+    connection.pause()
+    peer.close()
+
+    def depth():
+        with pytest.raises(PeerGone) as caught:
+            connection.send(b"hello")
+        return len(caught.traceback)
+
+    depth()  # the one that finds out has another way
+    assert depth() == depth()
+
+
 async def test_types_travel(pair):
     connection, peer = pair
     connection.send_message(Message(b"a", 200, ERR))

@@ -69,14 +69,6 @@ async def test_a_directory_that_comes_later_is_heard_of_when_it_is_named_again(h
     await told_of(told)
 
 
-async def test_it_can_be_told_by_hand(heard, monkeypatch):
-    monkeypatch.setattr(module, "REST_SECONDS", 30.0)
-    _, changes, told = heard
-    changes.tell()
-    changes.tell()
-    assert told.qsize() == 1
-
-
 async def test_without_inotify_there_is_no_word(monkeypatch, tmp_path, caplog):
     class Libc:
         def inotify_init1(self, flags):

@@ -1,6 +1,7 @@
 """Channels: a service's messages for a caller, as far as there are credits."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from libipc.native.town import ME, UID, fill, until
@@ -9,6 +10,7 @@ from buswork.authority import Limits
 from buswork.errors import InvalidArgs, LimitsExceeded
 from buswork.libipc.errors import NoSuchService, NotAllowed, PeerGone, QueueFull
 from buswork.libipc.model.credits import MAX_CREDITS, START_CREDITS
+from buswork.libipc.native.channels import TURN_MESSAGES
 from buswork.libipc.wire.forms import Form, Message, frame
 
 
@@ -104,6 +106,28 @@ async def test_what_one_read_brings_is_not_more_than_there_are_credits(pair, own
         channel.grant(1)
     await until(lambda: len(owner.messages) == 500)
     assert [int(payload) for _, payload in owner.messages] == [*range(500)]
+
+
+async def test_others_have_their_turn_while_many_come(pair, owner):
+    channel, service = pair
+    channel.grant(900)
+    await asyncio.get_running_loop().sock_sendall(service.sock, frame(channel.form, b"x") * 100)
+    told = [0]
+    while told[-1] < 100:
+        await asyncio.sleep(0)
+        told.append(len(owner.messages))
+    assert max(after - before for before, after in pairwise(told)) <= TURN_MESSAGES
+
+
+async def test_a_channel_that_is_closed_amid_many_says_no_more(pair, owner):
+    channel, service = pair
+    channel.grant(900)
+    await asyncio.get_running_loop().sock_sendall(service.sock, frame(channel.form, b"x") * 100)
+    await until(lambda: len(owner.messages) == TURN_MESSAGES)
+    channel.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(owner.messages) == TURN_MESSAGES
 
 
 async def test_long_messages_cost_more(pair, owner):

@@ -8,6 +8,8 @@ from libipc.native.town import ME, STRANGER, until
 
 from buswork.errors import InvalidArgs
 from buswork.libipc.errors import NoSuchService, NotAllowed
+from buswork.libipc.model.terms import RunDirectory
+from buswork.libipc.native.hub import Hub
 from buswork.libipc.wire.forms import Form
 
 
@@ -36,6 +38,17 @@ async def test_a_name_that_is_in_two_places_has_to_be_told_apart(town):
         await town.hub.connect(ME, "pong")
     assert await reaches(await town.hub.connect(ME, "pong", Form.C), c)
     assert await reaches(await town.hub.connect(ME, "pong", None, town.zig.path), zig)
+
+
+async def test_a_directory_by_another_way_is_not_one_more(town, tmp_path):
+    """There a service of ours, and the look-up too, would pass for somebody else's: attack 42."""
+    (tmp_path / "link").symlink_to(town.c.path)
+    alias = RunDirectory(Form.ZIG, str(tmp_path / "link"))
+    hub = Hub([town.c, alias], town.authority, town.commons, tmp_path / "doors.sock")
+    hub.make_lookups()
+    with pytest.raises(InvalidArgs, match="no such run directory"):
+        await hub.connect(STRANGER, "network", Form.ZIG)
+    await hub.stop()
 
 
 async def test_unless_only_one_of_them_lives(town):

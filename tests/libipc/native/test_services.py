@@ -12,6 +12,7 @@ from buswork.errors import InvalidArgs, LimitsExceeded
 from buswork.libipc.errors import NameTaken, NoSuchClient, NotAllowed
 from buswork.libipc.model.credits import MAX_CREDITS, START_CREDITS
 from buswork.libipc.model.terms import Access, ClientFacts, Limits
+from buswork.libipc.native.channels import TURN_MESSAGES
 from buswork.libipc.wire.forms import Form, frame
 
 PID = os.getpid()
@@ -373,6 +374,17 @@ async def test_a_client_of_another_kind_of_socket(town, owner):
         pytest.raises(OSError, match="wrong type"),
     ):
         wrong.connect(served.path)
+
+
+async def test_others_have_their_turn_while_many_come(town, owner):
+    served = await owner.serve()
+    served.pause()
+    for _ in range(START_CREDITS):
+        await town.join("pong")
+    await until(lambda: len(served.clients) == START_CREDITS)
+    served.resume()
+    assert len(owner.news) == TURN_MESSAGES < START_CREDITS
+    await until(lambda: len(owner.news) == START_CREDITS)
 
 
 async def test_a_message_that_waits_to_be_told_is_charged_to_the_client(town, owner):

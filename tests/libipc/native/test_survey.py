@@ -28,7 +28,7 @@ async def test_all_directories_services_and_their_facts(town):
     known = await found(town)
     assert set(known) == {(Form.C, "pong"), (Form.ZIG, "pong"), (Form.C, "dead")}
     pong = known[Form.C, "pong"]
-    assert pong == ("pong", Form.C, town.c.path, True, UID, os.getegid(), 0o755, 1, False)
+    assert pong == ("pong", Form.C, town.c.path, True, UID, 0o755, 1, False)
     assert not known[Form.C, "dead"].alive
     assert known[Form.ZIG, "pong"].mode == 0o660
 
@@ -115,6 +115,21 @@ async def test_those_who_ask_together_are_answered_together_and_not_too_early(to
     for other in others:
         assert (Form.C, "pong") in await other
     assert len(looks) == 2
+
+
+async def test_each_answer_has_a_turn_of_its_own(town):
+    """A long one takes milliseconds until it is on the bus."""
+    turn, answered = 0, []
+
+    async def ask():
+        await found(town)
+        answered.append(turn)
+
+    asking = asyncio.gather(*(ask() for _ in range(5)))
+    while not asking.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert len(set(answered)) == 5
 
 
 async def test_who_asks_all_the_time_leaves_others_time(town, monkeypatch):

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_LIMITS", "Connection", "Limits", "Receiver"]
 
-# What one read takes; a busy connection has the next one after others had theirs. Messages of
-# 64 KiB come whole, and from 128 KiB on malloc would ask the kernel each time, 13 us per message.
-READ_BYTES: Final = 131_000
-
 # What a message takes beside its payload.
 HELD_BYTES: Final = 128
 
@@ -137,7 +133,7 @@ class Connection(Sender):
 
     def pause(self) -> None:
         """What the peer sends stays in the kernel, and its end too, until `resume`."""
-        if not self._is_paused:
+        if not self._is_paused and self._state != _CLOSED:
             self._is_paused = True
             self._stop_reading()
 
@@ -205,6 +201,9 @@ class Connection(Sender):
         self._drop_queue()
         self._shared.sending.forget(self._fd)
         self._held = None
+        # What it keeps of a message goes at once, and not when garbage is looked for.
+        self._assembler = Assembler(self.form)
+        self._error = self.meter = None
         self._shut()
         if self._inbox is not None:
             self._inbox.disconnected(None)
@@ -217,7 +216,7 @@ class Connection(Sender):
         if error is not None:
             self._drop_queue()
             self._shut(str(error))
-        self._error = error or self._failure
+        self._error = error or (None if self._failure is None else PeerGone(self._failure))
         self._tell_end()
 
     def _tell_end(self) -> None:
@@ -252,8 +251,9 @@ class Connection(Sender):
     def _read(self, events: int) -> None:
         if self._inbox is not None and not self._inbox.takes():
             return
+        was_amid = self._is_timed  # who is told may pause, and so forget it
         try:
-            data = self._sock.recv(READ_BYTES, _DONT_WAIT)
+            data = self._sock.recv(self._shared.limits.read_bytes, _DONT_WAIT)
             messages = self._assembler.feed(data) if data else ()
         except BlockingIOError:
             return
@@ -273,7 +273,7 @@ class Connection(Sender):
         except Exception:
             self._tell_later(coming)  # who failed at one may be able to take the next one
             raise
-        if self._assembler.waiting or self._is_timed or self._held is not None:
+        if self._assembler.waiting or was_amid or self._held is not None:
             self._look_after_rest(renewed=bool(messages))
             self._weigh()
 
@@ -331,7 +331,8 @@ class Connection(Sender):
         if self.meter is None or self._state != _OPEN:
             return
         # At the most: what is held back has come with one read.
-        held = READ_BYTES + HELD_BYTES * len(self._held) if self._held else 0
+        size = self._shared.limits.read_bytes
+        held = size + HELD_BYTES * len(self._held) if self._held else 0
         try:
             self.meter(self._assembler.waiting + held)
         except BusworkError as error:

@@ -24,13 +24,16 @@ import select
 import socket
 import struct
 import termios
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-# What one turn of the loop handles, so that others have theirs: about a millisecond. And how much
-# of it at a time, before it is looked whether something was added or closed meanwhile.
+# What one turn of the loop handles, so that others have theirs: about a millisecond, and less of it
+# where it takes longer. And how much of it at a time, before it is looked whether something was
+# added or closed meanwhile.
 TURN_EVENTS: Final = 128
+TURN_SECONDS: Final = 0.002
 ROUND_EVENTS: Final = 16
 
 _NO_WAITING: Final = 0
@@ -112,7 +115,7 @@ class Poll:
 
     def turn(self) -> None:
         """Tells what has happened; the loop calls this when something has."""
-        left = TURN_EVENTS
+        left, until = TURN_EVENTS, time.monotonic() + TURN_SECONDS
         while left > 0 and not self._is_held:
             # The kernel hands out those that are ready in turns: none comes before others.
             happened = self._epoll.poll(_NO_WAITING, ROUND_EVENTS)
@@ -130,6 +133,8 @@ class Poll:
                     self._loop.call_exception_handler(
                         {"message": "a handler of libipc's events failed", "exception": error}
                     )
+            if time.monotonic() > until:
+                return
 
 
 async def consumed(sock: socket.socket) -> None:

@@ -39,7 +39,7 @@ class Sender:
         self._sock = sock
         self._fd = sock.fileno()
         self._is_eager = eager
-        self._failure: PeerGone | None = None  # why nothing is taken any more
+        self._failure: str | None = None  # why nothing is taken any more
         self._queue: deque[_Piece] | None = None  # never empty
         self._queued_bytes = 0
         self._is_amid = False  # a part of the first of the queue has left
@@ -81,8 +81,7 @@ class Sender:
             raise BadMessage("a descriptor needs a byte that carries it")
         self._enqueue(_Piece(data, os.dup(fd)))
         self._moves(0)
-        if self._failure is not None:
-            raise self._failure
+        self._check_is_taken()
 
     async def drain(self) -> None:
         """Until it is not full; PeerGone."""
@@ -109,9 +108,13 @@ class Sender:
         self._queue.append(piece)
         self._queued_bytes += len(piece.data)
 
-    def _check_may_queue(self, size: int) -> None:
+    def _check_is_taken(self) -> None:
+        """A new error each time: one that is raised keeps all that it came by, payloads too."""
         if self._failure is not None:
-            raise self._failure
+            raise PeerGone(self._failure)
+
+    def _check_may_queue(self, size: int) -> None:
+        self._check_is_taken()
         limits = self._shared.limits
         if self._queue is None:
             return
@@ -153,14 +156,14 @@ class Sender:
 
     def _lost(self, error: OSError) -> PeerGone:
         """There may still be something to read; the end is told after that."""
-        self._failure = PeerGone(f"the peer reads no more: {error.strerror}")
+        self._failure = f"the peer reads no more: {error.strerror}"
         self._drop_queue()
-        return self._failure
+        return PeerGone(self._failure)
 
     def _shut(self, why: str = "the connection is closed") -> None:
         """Nothing is taken any more; what is queued may still leave."""
         if self._failure is None:
-            self._failure = PeerGone(why)
+            self._failure = why
         self._wake()
 
     def _drop_queue(self) -> None:
@@ -229,8 +232,7 @@ class Sender:
         self._waiters += 1
         try:
             while True:
-                if self._failure is not None:
-                    raise self._failure
+                self._check_is_taken()
                 if is_so():
                     return
                 self._watch()

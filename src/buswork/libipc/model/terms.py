@@ -42,7 +42,6 @@ class ServiceFacts(NamedTuple):
     directory: str
     alive: bool  # somebody listens there
     owner_uid: int
-    owner_gid: int
     mode: int
     connections: int
     served: bool  # by a caller of ours

@@ -50,11 +50,6 @@ class Changes:
             os.close(self._fd)
             self._fd = -1
 
-    def tell(self) -> None:
-        """As if something had changed."""
-        if self._timer is None:
-            self._changed()
-
     def _changed(self) -> None:
         self._timer = self._loop.call_later(REST_SECONDS, self._go_on)
         if self._fd >= 0:

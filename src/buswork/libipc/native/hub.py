@@ -19,11 +19,12 @@ from buswork.errors import InvalidArgs
 from buswork.libipc.errors import NoSuchService, NotAllowed, named
 from buswork.libipc.library.connections import Connection
 from buswork.libipc.library.contexts import Context
+from buswork.libipc.library.contexts import Limits as LineLimits
 from buswork.libipc.model.access import SEARCH, WRITE
 from buswork.libipc.model.hub import OnEnd, OnMessage, ServedEvents
 from buswork.libipc.model.terms import Access, Limits, RunDirectory, ServiceFacts, Who
 from buswork.libipc.native.changes import Changes
-from buswork.libipc.native.channels import FREE_BYTES, Channel, Line
+from buswork.libipc.native.channels import FREE_BYTES, READ_BYTES, Channel, Line
 from buswork.libipc.native.dialling import Dialler
 from buswork.libipc.native.lookups import Lookups
 from buswork.libipc.native.opening import OpenService, Unsafe, open_directory, open_service
@@ -63,18 +64,17 @@ class Hub:
         commons: Commons,
         doors: Path,
         limits: Limits | None = None,
-        own_uid: int | None = None,
     ) -> None:
         """doors: where the doors process is asked."""
-        self.directories = directories
+        self.directories: Sequence[RunDirectory] = _each_once(directories)
         self.on_services_changed: list[Callable[[], None]] = []
         self._authority = authority
         self._commons = commons
         self._limits = limits or Limits()
-        self._own_uid = os.geteuid() if own_uid is None else own_uid
-        self._context = Context()
+        self._own_uid = os.geteuid()
+        self._context = Context(limits=LineLimits(read_bytes=READ_BYTES))
         self._porter = Porter(self._context, authority, self._charges)
-        self._survey = Survey(directories, self._own_uid, self._clients_of)
+        self._survey = Survey(self.directories, self._own_uid, self._clients_of)
         self._changes = Changes(self._changed)
         self._changes.watch(self._paths)
         self._dialler = Dialler(doors)
@@ -328,3 +328,13 @@ class Hub:
         with open_directory(place, self._own_uid) as opened:
             if not opened.may(who, SEARCH | WRITE):
                 raise NotAllowed(f"uid {who.uid} may not make services in {place.path}")
+
+
+def _each_once(directories: Sequence[RunDirectory]) -> list[RunDirectory]:
+    """By another way to it a service of ours, or a look-up, would pass for somebody else's."""
+    known: dict[str, RunDirectory] = {}
+    for directory in directories:
+        first = known.setdefault(os.path.realpath(directory.path), directory)
+        if first is not directory:
+            log.error("%s is %s already, and is left out", directory.path, first.path)
+    return list(known.values())

@@ -24,6 +24,7 @@ from buswork.libipc.errors import NoSuchService
 from buswork.libipc.library.contexts import Context
 from buswork.libipc.library.contexts import Limits as LineLimits
 from buswork.libipc.model.terms import RunDirectory, Who
+from buswork.libipc.native.channels import READ_BYTES
 from buswork.libipc.native.groups import groups_of_peer
 from buswork.libipc.wire import lookups as wire
 from buswork.libipc.wire.forms import Form, Message
@@ -144,7 +145,7 @@ class Lookups:
         self.authority = authority
         self.commons = commons
         self.in_flight = InFlight()
-        self.context = Context(limits=LineLimits(message=MAX_REQUEST_BYTES))
+        self.context = Context(limits=LineLimits(message=MAX_REQUEST_BYTES, read_bytes=READ_BYTES))
         self.crowd: Crowd[Client] = Crowd(MOST_CLIENTS)
         self._peers = Peers(authority.forget_peer)
         self._acceptor = Acceptor()

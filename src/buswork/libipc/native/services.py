@@ -18,7 +18,7 @@ from buswork.libipc.errors import NoSuchClient
 from buswork.libipc.model.credits import Credits
 from buswork.libipc.model.hub import ServedEvents
 from buswork.libipc.model.terms import Access, ClientFacts, RunDirectory, Who
-from buswork.libipc.native.channels import Line
+from buswork.libipc.native.channels import TURN_MESSAGES, Line
 from buswork.libipc.wire.forms import Message
 from buswork.log import SparingByUid
 
@@ -197,8 +197,7 @@ class Served:
     def has_news(self, client: Client) -> None:
         """They are told in the loop's next turn, so that others that have some join the line."""
         self._waiting.setdefault(client)
-        if self._planned is None:
-            self._planned = self._loop.call_soon(self._go_on)
+        self._plan()
 
     def left(self, client: Client) -> None:
         if client.is_told:
@@ -216,19 +215,30 @@ class Served:
     def _may_tell(self) -> bool:
         return not (self._is_paused or self._is_closed or self._credits.are_used_up)
 
+    def _plan(self) -> None:
+        if self._planned is None:
+            self._planned = self._loop.call_soon(self._go_on)
+
     def _go_on(self) -> None:
         if self._planned is not None:
             self._planned.cancel()
             self._planned = None
-        while self._waiting and self._may_tell:
-            client = next(iter(self._waiting))
-            del self._waiting[client]
-            self._tell(client)
-            if client.has_news and client.facts.number in self._clients:
-                self._waiting.setdefault(client)
-            else:
-                client.read_or_not(self._is_reading)
+        for _ in range(TURN_MESSAGES):
+            if not (self._waiting and self._may_tell):
+                break
+            self._tell_next()
+        else:
+            self._plan()
         self._read_or_not(self._may_tell)
+
+    def _tell_next(self) -> None:
+        client = next(iter(self._waiting))
+        del self._waiting[client]
+        self._tell(client)
+        if client.has_news and client.facts.number in self._clients:
+            self._waiting.setdefault(client)
+        else:
+            client.read_or_not(self._is_reading)
 
     def _read_or_not(self, may: bool) -> None:
         if may != self._is_reading:

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 # Everybody may fill the directories: so many files are looked at, and so many sockets of one owner
 # told. Who asks for a service by its name finds it nevertheless.
 MOST_FILES: Final = 65_536
-MOST_OF_ONE_OWNER: Final = 512
-MOST_SERVICES: Final = 4096
+MOST_OF_ONE_OWNER: Final = 256
+MOST_SERVICES: Final = 1024
 # The longest rest between two looks: each is followed by one as long as itself.
 REST_SECONDS: Final = 0.25
 # Files that are looked at before others have their turn, some tenths of a millisecond.
@@ -61,12 +61,16 @@ class Survey:
         self._running: asyncio.Task[list[_Found]] | None = None
         self._next: asyncio.Task[list[_Found]] | None = None
         self._rested = -math.inf
+        self._answering = asyncio.Lock()
         self._unsafe = Sparing("complaints about run directories")
 
     async def services(self, who: Who) -> list[ServiceFacts]:
         if self._next is None:
             self._next = asyncio.create_task(self._after(self._running))
         found = await asyncio.shield(self._next)
+        async with self._answering:
+            # One in each turn of the loop: to bring it on the bus takes milliseconds.
+            await asyncio.sleep(0)
         return [each for place in found if place.is_open_to(who) for each in place.services]
 
     async def _after(self, earlier: asyncio.Task[list[_Found]] | None) -> list[_Found]:
@@ -122,7 +126,6 @@ class Survey:
             directory.path,
             state.listens or clients is not None,
             status.st_uid,
-            status.st_gid,
             stat.S_IMODE(status.st_mode),
             state.connections if clients is None else clients,
             clients is not None,

@@ -38,7 +38,7 @@ class Taken:
             if isinstance(error, PlaceTaken):
                 raise NameTaken(str(error)) from error
             if isinstance(error, OSError):
-                raise NotAllowed(f"can't serve at {path}: {error.strerror}") from error
+                raise NotAllowed(f"can't serve at {path}: {error.strerror or error}") from error
             raise
         self.path = path
         self._identity = _identity(path)
