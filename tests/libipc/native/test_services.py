@@ -65,7 +65,6 @@ async def test_a_program_comes_talks_and_goes(town, owner, form):
     program.close()
     await owner.hears(("disconnected", 1))
     assert served.clients == []
-    assert town.quotas.used(UID, "native_connections") == 0
 
 
 async def test_where_it_is_and_how_it_looks(town, owner):
@@ -235,22 +234,31 @@ async def test_no_more_credits_than_may_be_had(town, owner):
 async def test_a_service_has_so_many_clients(town, owner):
     town.hub._limits = Limits(clients=2)
     await owner.serve()
-    for _ in range(2):
-        await town.join("pong")
+    await town.join("pong")
+    (await town.hub.connect(STRANGER, "pong")).detach()
     assert await (await town.join("pong")).ends()
     with pytest.raises(NotAllowed, match="2 clients"):
         await town.hub.connect(ME, "pong")
 
 
-async def test_and_each_user_so_many_connections(town, owner):
-    town.authority.quotas.limits = type(town.quotas.limits)(native_connections=2)
+async def test_half_of_them_at_most_are_one_users(town, owner):
+    town.hub._limits = Limits(clients=4)
     await owner.serve()
     for _ in range(2):
         await town.join("pong")
     assert await (await town.join("pong")).ends()
-    with pytest.raises(LimitsExceeded):
+    with pytest.raises(NotAllowed, match=f"half .* uid {UID}"):
         await town.hub.connect(ME, "pong")
     (await town.hub.connect(STRANGER, "pong")).close()
+
+
+async def test_a_service_takes_nothing_of_its_clients_users(town, owner):
+    """It may never be told that they left."""
+    served = await owner.serve()
+    served.pause()
+    for _ in range(2):
+        (await town.join("pong")).close()
+    assert town.quotas.used(UID, "native_connections") == 0
 
 
 async def test_who_has_most_connections_makes_room_for_others(town, owner):

@@ -73,7 +73,7 @@ class Hub:
         self._limits = limits or Limits()
         self._own_uid = os.geteuid()
         self._context = Context(limits=LineLimits(read_bytes=READ_BYTES))
-        self._porter = Porter(self._context, authority, self._charges)
+        self._porter = Porter(self._context, self._charges)
         self._survey = Survey(self.directories, self._own_uid, self._clients_of)
         self._changes = Changes(self._changed)
         self._changes.watch(self._paths)

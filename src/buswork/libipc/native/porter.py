@@ -1,11 +1,14 @@
-"""Lets programs in at services of ours: who they are, and whether there is room for one more."""
+"""Lets programs in at services of ours: who they are, and whether there is room for one more.
+
+What they have there is not counted with what their users have elsewhere: whoever serves a name
+could keep it for ever, and by that keep others' programs from all other sockets.
+"""
 
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from buswork.authority import Authority, Lease
 from buswork.errors import BusworkError, LimitsExceeded
 from buswork.libipc.errors import NotAllowed
 from buswork.libipc.library.contexts import Context
@@ -22,17 +25,13 @@ class _Guest:
     """One that was let in, as the crowd knows it."""
 
     uid: int
-    lease: Lease
     client: Client | None = None
 
 
 class Porter:
-    def __init__(
-        self, context: Context, authority: Authority, charges: Callable[[int], Charges]
-    ) -> None:
+    def __init__(self, context: Context, charges: Callable[[int], Charges]) -> None:
         """charges: for one connection of a uid."""
         self._context = context
-        self._authority = authority
         self._charges = charges
         self._crowd: Crowd[_Guest] = Crowd()
 
@@ -68,16 +67,11 @@ class Porter:
         refusal = served.refusal(uid)
         if refusal is not None:
             raise NotAllowed(f"{served.name!r} does not let it in: {refusal}")
-        guest = _Guest(uid, self._authority.quotas.take(uid, "native_connections"))
-        try:
-            self._make_room(uid)
-            connection = self._context.adopt(sock, form=served.form)
-        except BaseException:
-            guest.lease.release()
-            raise
+        self._make_room(uid)
+        line = Line(self._context.adopt(sock, form=served.form), self._charges(uid))
+        guest = _Guest(uid)
         self._crowd.add(guest)
-        line = Line(connection, self._charges(uid))
-        guest.client = served.admit(line, uid, pid, partial(self._let_go, guest))
+        guest.client = served.admit(line, uid, pid, partial(self._crowd.remove, guest))
 
     def _make_room(self, uid: int) -> None:
         """Whoever has most makes room for others; and for nobody, if that is the newcomer."""
@@ -86,7 +80,3 @@ class Porter:
             if oldest.uid == uid or oldest.client is None:
                 raise LimitsExceeded(f"there are {self._crowd.most} clients of services already")
             oldest.client.end()
-
-    def _let_go(self, guest: _Guest) -> None:
-        self._crowd.remove(guest)
-        guest.lease.release()

@@ -33,7 +33,7 @@ class Client:
         served: "Served",
         line: Line,
         facts: ClientFacts,
-        let_go: Callable[[], None],
+        let_go: Callable[[], object],
     ) -> None:
         self.line = line
         self.facts = facts
@@ -179,13 +179,16 @@ class Served:
             return f"it is for uid {self.owner.uid} alone"
         if len(self._clients) >= self._most:
             return f"it has {self._most} clients, and may have no more"
+        theirs = sum(client.facts.uid == uid for client in self._clients.values())
+        if theirs >= self._most // 2:
+            return f"half of the clients that it may have are those of uid {uid}"
         return None
 
     def complain(self, uid: int, why: object) -> None:
         if self._complaints.allows(log, uid):
             log.info("service %s, a client of uid %d: %s", self.name, uid, why)
 
-    def admit(self, line: Line, uid: int, pid: int, let_go: Callable[[], None]) -> Client:
+    def admit(self, line: Line, uid: int, pid: int, let_go: Callable[[], object]) -> Client:
         """let_go is called when the client has left, or was made to."""
         number = next(self._numbers)
         client = Client(self, line, ClientFacts(number, uid, pid), let_go)
