@@ -1,318 +1,21 @@
-"""busworkd: puts wings on a bus, and takes them down again.
-
-Exit status: 0 after SIGTERM or SIGINT; 1 when the bus, or our name on it, is lost or can't be
-had, so that systemd starts us afresh; 2 for wrong arguments.
-"""
+"""busworkd: the process of all wings but those that need rights of their own."""
 
 import argparse
-import asyncio
-import contextlib
-import dataclasses
-import gc
-import logging
 import os
-import secrets
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from buswork import __version__, systemd
-from buswork.authority import Authority, Limits
-from buswork.bus.address import bus_address
-from buswork.bus.caller import Call, Callers
-from buswork.bus.export import Edge
-from buswork.bus.library import Variant, variant
-from buswork.bus.logind import Logind
-from buswork.bus.message import Frame
-from buswork.bus.objects import Face
-from buswork.bus.ownership import Holdings
-from buswork.bus.transport import BUS, Connection
-from buswork.errors import BusworkError, InvalidArgs
+from buswork import service, systemd
 from buswork.flipper.wing import FLIPPER
 from buswork.fsct.wing import FSCT
-from buswork.host import Host, Kind, Wing
+from buswork.host import Kind
 from buswork.libipc.wing import LIBIPC
-from buswork.log import (
-    CONFIGURED,
-    IDENTIFIER,
-    LEVELS,
-    add_level_option,
-    event,
-    level_name,
-    set_up,
-)
+from buswork.service import Program
 from buswork.store.wing import STORE
 
-log = logging.getLogger(__name__)
-
-BUS_NAME = "org.buswork"
-DAEMON_PATH = "/org/buswork"
-LOG_CONTROL_PATH = "/org/freedesktop/LogControl1"
-API_VERSION = 1
-
-# RequestName: do not wait in line for the name, and let nobody take it from us.
-DO_NOT_QUEUE = 4
-PRIMARY_OWNER = 1
-
-# How long calls in flight may go on after SIGTERM; the unit's TimeoutStopSec is longer.
-DRAIN_SECONDS = 5.0
-# All that came later is looked through ten times as seldom as is usual: with as many players as
-# there may be it takes 60 ms. What has become garbage by then takes 70 MiB at the most.
-GARBAGE_LOOKS = 100
-
-
 WINGS: dict[str, Kind] = {"store": STORE, "fsct": FSCT, "flipper": FLIPPER, "libipc": LIBIPC}
-
-Maker = Callable[[Host], Wing]
-
-
-class DaemonFace(Face):
-    interface = "org.buswork.Daemon"
-
-    def __init__(self, daemon: "Daemon") -> None:
-        self._daemon = daemon
-        self.epoch = daemon.epoch.hex()
-        self.version = __version__
-        self.api_version = API_VERSION
-        limits = daemon.limits
-        self.max_calls_per_uid = limits.calls
-        self.max_objects_per_uid = limits.objects
-        self.max_watches_per_uid = limits.watches
-        self.max_descriptors_per_uid = limits.descriptors
-
-    def list_clients(self, call: Call) -> list[dict[str, Variant]]:
-        return [
-            {
-                "path": variant("o", held.path),
-                "wing": variant("s", held.wing),
-                "what": variant("s", held.what),
-                "uid": variant("u", held.uid),
-                "client": variant("s", held.client),
-                "since_unix_us": variant("t", held.since_unix_us),
-            }
-            for held in self._daemon.holdings.all()
-        ]
-
-    def force_release(self, call: Call, path: str) -> None:
-        self._daemon.holdings.force(path, call)
-
-    @property
-    def wings(self) -> dict[str, tuple[str, str]]:
-        return self._daemon.states
-
-    @property
-    def statistics(self) -> dict[str, int]:
-        return self._daemon.statistics()
-
-
-class LogControlFace(Face):
-    """org.freedesktop.LogControl1, which `systemctl service-log-level` uses."""
-
-    interface = "org.freedesktop.LogControl1"
-    syslog_identifier = IDENTIFIER
-
-    def __init__(self, target: str) -> None:
-        self.log_target = target
-
-    @property
-    def log_level(self) -> str:
-        return level_name(logging.getLogger().level)
-
-    def set_log_level(self, call: Call, level: str) -> None:
-        if level not in LEVELS:
-            raise InvalidArgs(f"no such level: {level}; there are {', '.join(LEVELS)}")
-        logging.getLogger().setLevel(LEVELS[level])
-        event(
-            log,
-            CONFIGURED,
-            "log level set",
-            path=LOG_CONTROL_PATH,
-            level=level,
-            uid=call.uid,
-            client=call.sender,
-        )
-
-
-class Daemon:
-    """One life of the daemon, from the connection to the last reply."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        limits: Limits,
-        log_target: str,
-        **surroundings: Any,
-    ) -> None:
-        """surroundings: what is known of the Host beyond what is made here."""
-        self.epoch = secrets.token_bytes(16)
-        self.connection = connection
-        self.limits = limits
-        self.states: dict[str, tuple[str, str]] = dict.fromkeys(WINGS, ("off", ""))
-        callers = Callers(connection)
-        self.authority = Authority.over(connection, callers, os.geteuid(), limits)
-        self.edge = Edge(connection, callers, self.authority)
-        self.holdings = Holdings(callers)
-        self.logind = Logind(connection)
-        self.host = Host(
-            self.edge, self.authority, self.holdings, self.logind, self.epoch, **surroundings
-        )
-        self._log_target = log_target
-        self._wings: list[tuple[str, Wing]] = []
-        self._started_at = time.monotonic()
-        self._end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    async def start(self, makers: Mapping[str, Maker]) -> None:
-        """Everything is exported before the name is ours: no half-started object answers."""
-        self._handle_signals()
-        await self.authority.start()
-        await self.logind.start()
-        self.edge.export(DAEMON_PATH, DaemonFace(self), wing=DAEMON_PATH)
-        log_control = LogControlFace(self._log_target)
-        self.edge.export(LOG_CONTROL_PATH, log_control, wing=DAEMON_PATH)
-        for name, make in makers.items():
-            await self._start_wing(name, make)
-        self.connection.listen(BUS, "NameLost", self._name_lost, sender=BUS)
-        self.connection.closed.add_done_callback(self._bus_lost)
-        (answer,) = await self.connection.call_bus("RequestName", "su", (BUS_NAME, DO_NOT_QUEUE))
-        if answer != PRIMARY_OWNER:
-            raise BusworkError(f"somebody else has the name {BUS_NAME} on this bus")
-
-    async def _start_wing(self, name: str, make: Maker) -> None:
-        try:
-            wing = make(self.host)
-            await wing.start()
-        except Exception as error:
-            log.exception("the wing %s could not start", name)
-            self.states[name] = ("failed", str(error))
-        else:
-            self._wings.append((name, wing))
-            self.states[name] = ("running", "")
-
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, 0)
-        loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: there is nothing to reload")
-
-    # -- the end -------------------------------------------------------------------------------
-
-    async def run(self) -> int:
-        """Serves until told to stop; returns the exit status."""
-        with _watchdog(asyncio.get_running_loop()):
-            status = await self._end
-        systemd.notify("STOPPING=1", "STATUS=going down")
-        # Without a bus there is nobody to answer.
-        await self.edge.drain(DRAIN_SECONDS if self.connection.is_open else 0.0)
-        for _, wing in reversed(self._wings):
-            await wing.stop(for_good=status == 0)
-        await self.connection.writer.drain(DRAIN_SECONDS)
-        self.connection.close()
-        return status
-
-    def _stop(self, status: int) -> None:
-        if not self._end.done():
-            self._end.set_result(status)
-
-    def _name_lost(self, frame: Frame) -> None:
-        if list(frame.values()) == [BUS_NAME]:
-            log.critical("the name %s was lost", BUS_NAME)
-            self._stop(1)
-
-    def _bus_lost(self, closed: "asyncio.Future[Exception | None]") -> None:
-        if not self._end.done():
-            log.critical("the bus is gone: %s", closed.result())
-            self._stop(1)
-
-    # -- facts ---------------------------------------------------------------------------------
-
-    def statistics(self) -> dict[str, int]:
-        return {
-            "calls": self.edge.dispatcher.calls,
-            "errors": self.edge.dispatcher.errors,
-            "denied": self.authority.denials,
-            "questions": self.authority.questions,
-            "signals": self.edge.signals,
-            "dropped_signals": self.edge.dropped_signals,
-            "bytes_in": self.connection.bytes_in,
-            "bytes_out": self.connection.writer.sent,
-            "resident_bytes": _resident_bytes(),
-            "uptime_us": int((time.monotonic() - self._started_at) * 1_000_000),
-        }
-
-
-@contextlib.contextmanager
-def _watchdog(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Tells the manager that the loop turns, twice as often as it wants to hear it."""
-    seconds = systemd.watchdog_seconds()
-    timer: asyncio.TimerHandle | None = None
-
-    def tick() -> None:
-        nonlocal timer
-        assert seconds is not None
-        systemd.notify("WATCHDOG=1")
-        timer = loop.call_later(seconds / 2, tick)
-
-    if seconds is not None:
-        tick()
-    try:
-        yield
-    finally:
-        if timer is not None:
-            timer.cancel()
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")
-
-
-async def _serve(options: argparse.Namespace, log_target: str) -> int:
-    try:
-        connection = await Connection.open(bus_address(options.bus))
-    except (OSError, BusworkError, TimeoutError) as error:
-        log.critical("no connection to the bus %s: %s", options.bus, error)
-        return 1
-    daemon = Daemon(
-        connection,
-        options.limits[""],
-        log_target,
-        passed=systemd.take_listen_fds(),
-        has_manager=systemd.has_manager(),
-        socket_dirs=_socket_dirs(options),
-        tmp_dir=Path(os.environ.get("TMPDIR") or "/tmp") if options.tmp_sockets else None,
-        state_dir=_state_dir(options),
-        simulate=options.simulate,
-    )
-    try:
-        await daemon.start({name: _maker(name, options) for name in options.wings})
-    except BusworkError as error:
-        log.critical("%s", error)
-        connection.close()
-        return 1
-    running = [name for name, (state, _) in daemon.states.items() if state == "running"]
-    names = ", ".join(running) or "nothing"
-    log.info("hello, world: busworkd %s serves %s", __version__, names)
-    systemd.notify("READY=1", f"STATUS=serving {names}")
-    _look_for_garbage_seldom()
-    status = await daemon.run()
-    log.info("goodbye")
-    return status
-
-
-def _look_for_garbage_seldom() -> None:
-    """Everybody waits while Python looks for garbage. What was imported and made by now is never
-    any: to look through it would take 25 ms each time."""
-    gc.collect()
-    gc.freeze()
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, GARBAGE_LOOKS)
-
-
-def _maker(name: str, options: argparse.Namespace) -> Maker:
-    return lambda host: WINGS[name].make(host, options.limits[name], options)
 
 
 def _socket_dirs(options: argparse.Namespace) -> list[Path] | None:
@@ -330,6 +33,17 @@ def _state_dir(options: argparse.Namespace) -> Path | None:
     return Path(named) if named else None
 
 
+def _surroundings(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "passed": systemd.take_listen_fds(),
+        "has_manager": systemd.has_manager(),
+        "socket_dirs": _socket_dirs(options),
+        "tmp_dir": Path(os.environ.get("TMPDIR") or "/tmp") if options.tmp_sockets else None,
+        "state_dir": _state_dir(options),
+        "simulate": options.simulate,
+    }
+
+
 def _wing_names(text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
@@ -338,62 +52,13 @@ def _wing_names(text: str) -> list[str]:
     return names
 
 
-class _LimitAction(argparse.Action):
-    """--limit calls=1000 or store.keys_per_uid=1000000: lifts one limit."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        options: argparse.Namespace,
-        text: Any,
-        option: str | None = None,
-    ) -> None:
-        name, _, number = str(text).partition("=")
-        if name not in _limit_names(options.limits) or not number.isdecimal():
-            names = ", ".join(_limit_names(options.limits))
-            parser.error(f"--limit takes NAME=NUMBER with NAME one of {names}")
-        wing, _, field = name.rpartition(".")
-        lifted = dataclasses.replace(options.limits[wing], **{field: int(number)})
-        options.limits = {**options.limits, wing: lifted}
-
-
-def _limit_names(limits: Mapping[str, Any]) -> list[str]:
-    """Those of the daemon by their name, those of a wing with the wing's name in front."""
-    return [
-        f"{wing}.{field.name}" if wing else field.name
-        for wing, all_ in limits.items()
-        for field in dataclasses.fields(all_)
-    ]
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="busworkd",
-        description="Puts five small IPC worlds on the D-Bus system bus, guarded by polkit.",
-        epilog="Exit status: 0 after SIGTERM, 1 when the bus or the name is lost, 2 for wrong "
-        "arguments.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wings",
         type=_wing_names,
         default=list(WINGS),
         metavar="NAME,...",
         help="which wings to start (default: all)",
-    )
-    parser.add_argument(
-        "--bus",
-        default="system",
-        metavar="system|session|ADDRESS",
-        help="which bus to serve (default: system)",
-    )
-    add_level_option(parser)
-    parser.add_argument(
-        "--limit",
-        dest="limits",
-        action=_LimitAction,
-        default={"": Limits(), **{name: kind.limits() for name, kind in WINGS.items()}},
-        metavar="NAME=NUMBER",
-        help="lift a quota per uid, for benches; may be repeated",
     )
     parser.add_argument(
         "--socket-dir",
@@ -421,19 +86,24 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="simulated devices instead of those that are plugged in",
     )
-    for kind in WINGS.values():
-        kind.add_options(parser)
-    parser.add_argument("--version", action="version", version=f"busworkd {__version__}")
-    return parser
+
+
+PROGRAM = Program(
+    "busworkd",
+    "org.buswork",
+    "Puts five small IPC worlds on the D-Bus system bus, guarded by polkit.",
+    WINGS,
+    _add_options,
+    _surroundings,
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    return service.make_parser(PROGRAM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = make_parser().parse_args(arguments)
-    handler = set_up(options.log_level)
-    try:
-        return asyncio.run(_serve(options, handler.target))
-    finally:
-        handler.close()
+    return service.main(PROGRAM, arguments)
 
 
 if __name__ == "__main__":

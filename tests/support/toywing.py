@@ -20,7 +20,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from buswork import authority, daemon
+from buswork import authority, daemon, service
 from buswork.bus import caller, polkit
 from buswork.bus.caller import Call
 from buswork.bus.contract import Interface, parse
@@ -253,7 +253,7 @@ def _lower_limits() -> None:
     for module in (polkit, authority):
         module.PLAIN_SECONDS = plain  # type: ignore[attr-defined]
         module.INTERACTIVE_SECONDS = interactive  # type: ignore[attr-defined]
-    daemon.DRAIN_SECONDS = number("DRAIN_SECONDS", daemon.DRAIN_SECONDS)
+    service.DRAIN_SECONDS = number("DRAIN_SECONDS", service.DRAIN_SECONDS)
     caller.MAX_KNOWN = int(number("MAX_KNOWN", caller.MAX_KNOWN))
 
 
