@@ -1,0 +1,235 @@
+"""org.appview.Inspector and .Process: calls become requests, changes become signals."""
+
+import json
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+
+from buswork.appview import errors
+from buswork.appview.model import Added, Change, Changed, Process, Processes, Removed
+from buswork.appview.wire import requests
+from buswork.appview.wire.requests import JSON, Request
+from buswork.bus.caller import Call
+from buswork.bus.export import Edge
+from buswork.bus.library import Variant, variant
+from buswork.bus.objects import Face, Values
+
+ROOT = "/org/appview"
+INSPECTOR = "org.appview.Inspector"
+PROCESS = "org.appview.Process"
+
+# A process that belongs to no user but root; what is nobody's would be everybody's.
+NOBODYS = -1
+_INT64 = 1 << 63
+# A configuration is 6 deep; messages may be 64, and each of these is two of those.
+MOST_DEPTH = 16
+
+
+T = TypeVar("T")
+Doing = Coroutine[Any, Any, T]
+
+
+class Inspector(Protocol):
+    """Who asks processes; the native room does. Whether a caller is the owner of a process is
+    noted in the moment of the call, in which it was found that he may."""
+
+    @property
+    def unreadable(self) -> int: ...
+
+    async def scan(self, uid: int) -> None: ...
+
+    def owner(self, process: Process) -> int | None: ...
+
+    def ask(self, process: Process, uid: int, request: Request) -> Doing[JSON]: ...
+
+    def set_configuration(self, process: Process, uid: int, text: str) -> Doing[None]: ...
+
+    def merge_configuration(self, process: Process, uid: int, text: str) -> Doing[JSON]: ...
+
+    def attach(self, process: Process, uid: int, settings: dict[str, str]) -> Doing[None]: ...
+
+    def detach(self, process: Process, uid: int) -> Doing[None]: ...
+
+
+Answer = tuple[dict[str, Variant], str]
+
+
+def process_path(process: Process) -> str:
+    return f"{ROOT}/processes/{process.pid}"
+
+
+class InspectorFace(Face):
+    interface = INSPECTOR
+
+    def __init__(self, known: Processes, inspector: Inspector, conversations: int) -> None:
+        self._known = known
+        self._inspector = inspector
+        self.conversations = conversations
+
+    @property
+    def unreadable(self) -> int:
+        return self._inspector.unreadable
+
+    async def scan(self, call: Call) -> list[str]:
+        await self._inspector.scan(call.uid)
+        processes = self._known.by_pid.values()
+        return [process_path(each) for each in processes if each.owner == call.uid]
+
+    async def scan_all(self, call: Call) -> list[str]:
+        await self._inspector.scan(call.uid)
+        return [process_path(each) for each in self._known.by_pid.values()]
+
+
+class ProcessFace(Face):
+    interface = PROCESS
+
+    def __init__(self, process: Process, inspector: Inspector) -> None:
+        self._process = process
+        self._inspector = inspector
+        self.pid = process.pid
+
+    def owner_uid(self, path: str, values: Values) -> int | None:
+        """As it is now: a program may be replaced by one with other rights."""
+        owner = self._inspector.owner(self._process)
+        return NOBODYS if owner is None else owner
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def get_supported_commands(self, call: Call) -> Doing[Answer]:
+        return self._asked(call, requests.SUPPORTED)
+
+    def get_status(self, call: Call) -> Doing[Answer]:
+        return self._asked(call, requests.STATUS)
+
+    def get_configuration(self, call: Call) -> Doing[Answer]:
+        return self._asked(call, requests.GET_CONFIGURATION)
+
+    def get_transport_status(self, call: Call) -> Doing[Answer]:
+        return self._asked(call, requests.TRANSPORTS)
+
+    def get_process_details(self, call: Call) -> Doing[Answer]:
+        return self._asked(call, requests.DETAILS)
+
+    def _asked(self, call: Call, request: Request) -> Doing[Answer]:
+        return _answered(self._inspector.ask(self._process, call.uid, request))
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def set_configuration(self, call: Call, text: str) -> Doing[None]:
+        return self._inspector.set_configuration(self._process, call.uid, text)
+
+    def merge_configuration(self, call: Call, text: str) -> Doing[Answer]:
+        return _answered(self._inspector.merge_configuration(self._process, call.uid, text))
+
+    def attach(self, call: Call, settings: dict[str, str]) -> Doing[None]:
+        return self._inspector.attach(self._process, call.uid, settings)
+
+    def detach(self, call: Call) -> Doing[None]:
+        return self._inspector.detach(self._process, call.uid)
+
+    # -- properties ----------------------------------------------------------------------------
+
+    @property
+    def uid(self) -> int:
+        return self._process.uid
+
+    @property
+    def name(self) -> str:
+        return _text(self._process.name)
+
+    @property
+    def command(self) -> str:
+        return _text(self._process.command)
+
+    @property
+    def state(self) -> str:
+        return str(self._process.state)
+
+    @property
+    def viewed(self) -> bool:
+        return self._process.is_viewed
+
+    @property
+    def uuid(self) -> str:
+        return self._process.uuid
+
+    @property
+    def id(self) -> str:
+        return self._process.id
+
+    @property
+    def machine_id(self) -> str:
+        return self._process.machine_id
+
+
+_PROPERTIES = {
+    "uid": ("Uid",),
+    "name": ("Name",),
+    "command": ("Command",),
+    "state": ("State", "Viewed"),
+    "uuid": ("Uuid",),
+    "id": ("Id",),
+    "machine_id": ("MachineId",),
+}
+
+
+class Faces:
+    """All objects of the wing: the inspector's, and one for each process."""
+
+    def __init__(self, edge: Edge, known: Processes, inspector: Inspector, face: Face) -> None:
+        self._edge = edge
+        self._known = known
+        self._inspector = inspector
+        edge.export(ROOT, face, wing=ROOT, manager=True)
+        known.on_change.append(self._changed)
+
+    def close(self) -> None:
+        self._known.on_change.remove(self._changed)
+        for process in self._known.by_pid.values():
+            self._edge.unexport(process_path(process))
+        self._edge.unexport(ROOT)
+
+    def _changed(self, change: Change) -> None:
+        path = process_path(change.process)
+        match change:
+            case Added(process):
+                self._edge.export(path, ProcessFace(process, self._inspector), wing=ROOT)
+            case Changed(_, names):
+                news = [each for name in names for each in _PROPERTIES.get(name, ())]
+                if news:
+                    self._edge.changed(path, PROCESS, *news)
+            case Removed():
+                self._edge.unexport(path)
+
+
+async def _answered(asking: Doing[JSON]) -> Answer:
+    answer = await asking
+    values = {_text(name): _value(value, MOST_DEPTH) for name, value in answer.items()}
+    return values, _text(json.dumps(answer, separators=(",", ":"), ensure_ascii=False))
+
+
+def _value(value: Any, depth: int) -> Variant:
+    """As D-Bus has it; what it has not is a text: JSON's nothing, and whole numbers of more than
+    64 bits."""
+    if not depth:
+        raise errors.BadAnswer(f"the answer has things in things, {MOST_DEPTH} deep and more")
+    match value:
+        case bool():
+            return variant("b", value)
+        case int() if -_INT64 <= value < _INT64:
+            return variant("x", value)
+        case float():
+            return variant("d", value)
+        case str():
+            return variant("s", _text(value))
+        case list():
+            return variant("av", [_value(each, depth - 1) for each in value])
+        case dict():
+            named = {_text(name): _value(each, depth - 1) for name, each in value.items()}
+            return variant("a{sv}", named)
+        case _:
+            return variant("s", "" if value is None else str(value))
+
+
+def _text(value: str) -> str:
+    """D-Bus knows no NUL, and no halves of characters."""
+    return value.replace("\0", "?").encode(errors="replace").decode()

@@ -1,0 +1,109 @@
+"""Processes that have the library, and what is known of them; says what changed. No I/O."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+# Of a machine, at once: each is an object on the bus.
+MAX_PROCESSES: Final = 4096
+
+
+class State(StrEnum):
+    """As the original has it (protocol section 5); INERT are those that have the library and do
+    not answer: it has a list of programs that it does nothing in."""
+
+    SETUP = "Setup"
+    LATENT = "Latent"
+    ACTIVE = "Active"
+    INERT = "Inert"
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """One process, for as long as it lives."""
+
+    pid: int
+    started_at: int
+    uid: int
+    # Whose own it is: who may ask it without being asked back.
+    owner: int | None
+    name: str
+    command: str
+    state: State = State.INERT
+    uuid: str = ""
+    id: str = ""
+    machine_id: str = ""
+
+    @property
+    def is_viewed(self) -> bool:
+        return self.state is State.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    process: Process
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    process: Process
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    process: Process
+
+
+Change = Added | Changed | Removed
+
+
+class Processes:
+    """All that are known, by pid."""
+
+    def __init__(self, most: int = MAX_PROCESSES) -> None:
+        self.most = most
+        self.by_pid: dict[int, Process] = {}
+        self.on_change: list[Callable[[Change], None]] = []
+        # How many there were that there was no room for.
+        self.left_out = 0
+
+    def meet(self, process: Process) -> Process:
+        """The one that is known, if it is the same; else this one, and the other is gone."""
+        known = self.by_pid.get(process.pid)
+        if known is not None:
+            if known.started_at == process.started_at:
+                self.learn(known, uid=process.uid, owner=process.owner, name=process.name,
+                           command=process.command)  # fmt: skip
+                return known
+            self.forget(known)
+        if len(self.by_pid) < self.most:
+            self.by_pid[process.pid] = process
+            self._tell(Added(process))
+        else:
+            self.left_out += 1
+        return process
+
+    def learn(self, process: Process, **facts: object) -> None:
+        """Facts by their names; those that are known already are no news."""
+        news = [name for name, value in facts.items() if getattr(process, name) != value]
+        for name in news:
+            setattr(process, name, facts[name])
+        if news and self.by_pid.get(process.pid) is process:
+            self._tell(Changed(process, tuple(news)))
+
+    def forget(self, process: Process) -> None:
+        if self.by_pid.get(process.pid) is process:
+            del self.by_pid[process.pid]
+            self._tell(Removed(process))
+
+    def keep_only(self, met: set[tuple[int, int]]) -> None:
+        """Those that were not met any more (pid, started_at) are gone."""
+        for process in [*self.by_pid.values()]:
+            if (process.pid, process.started_at) not in met:
+                self.forget(process)
+
+    def _tell(self, change: Change) -> None:
+        for told in [*self.on_change]:
+            told(change)

@@ -1,0 +1,119 @@
+"""Attaching and detaching: a file of commands, which the process reads once in its period.
+
+The file is in the process's own file system, whose directories anybody there may write: nothing on
+the way to it is followed, nothing that is there is opened, and it is made for the process's user
+alone (protocol section 5).
+
+Of two files with the same second of change the library drops the later one unread. So each has a
+second that none before it had.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from buswork.appview.native.conversations import Target
+from buswork.errors import InvalidArgs
+
+DIRECTORY: Final = "dev/shm"
+ATTACH: Final = "APPVIEW_CMD_ATTACH"
+# What may be set along with it: the library's own variables, and nothing but words.
+_NAME = re.compile(r"APPVIEW_[A-Z0-9_]{1,56}\Z")
+MOST_VALUE: Final = 4096
+MOST_SETTINGS: Final = 64
+_MODE: Final = 0o600
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_OPENAT2: Final = 437
+_HOW = struct.Struct("QQQ")  # struct open_how: flags, mode, resolve
+_RESOLVE: Final = 0x02 | 0x04 | 0x10  # NO_MAGICLINKS, NO_SYMLINKS, IN_ROOT
+
+
+def lines(is_attached: bool, settings: Mapping[str, str]) -> bytes:
+    """The file's text; InvalidArgs: that can't be said there."""
+    if len(settings) > MOST_SETTINGS:
+        raise InvalidArgs(f"there are {len(settings)} settings; {MOST_SETTINGS} are taken")
+    for name, value in settings.items():
+        if not _NAME.match(name) or name == ATTACH:
+            raise InvalidArgs(f"{name!r} is no setting of the library (APPVIEW_...)")
+        if len(value) > MOST_VALUE or any(ord(character) < 32 for character in value):
+            raise InvalidArgs(f"the value of {name} is too long, or has control characters")
+    said = {ATTACH: "true" if is_attached else "false", **settings}
+    return "".join(f"{name}={value}\n" for name, value in said.items()).encode()
+
+
+class CommandFile:
+    """One file, until the process has read it or nobody waits any more."""
+
+    def __init__(self, target: Target, proc_root: int) -> None:
+        """proc_root: the process's root directory, open."""
+        self._target = target
+        self._root = proc_root
+        self.path = f"{DIRECTORY}/appview_dconf.{target.own_pid}"
+
+    def write(self, text: bytes, second: int) -> None:
+        """FileExistsError: there is one already, of us or of somebody else."""
+        fd = _open_below(self._root, self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+        try:
+            with memoryview(text) as rest:
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+            os.utime(fd, (second, second))
+            if self._target.uid != os.geteuid():
+                os.fchown(fd, self._target.uid, self._target.gid)
+        except BaseException:
+            self.remove()
+            raise
+        finally:
+            os.close(fd)
+
+    def is_there(self) -> bool:
+        """Until the process has read it."""
+        try:
+            os.close(_open_below(self._root, self.path, os.O_PATH | os.O_NOFOLLOW))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        with _directory(self._root) as directory:
+            try:
+                os.unlink(os.path.basename(self.path), dir_fd=directory)
+            except FileNotFoundError:
+                pass
+
+
+@contextmanager
+def root_of(pid: int) -> Iterator[int]:
+    """The root directory of a process; what is below it is to be opened through here alone."""
+    fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _directory(root: int) -> Iterator[int]:
+    fd = _open_below(root, DIRECTORY, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_below(root: int, path: str, flags: int, mode: int = 0) -> int:
+    how = _HOW.pack(flags | os.O_CLOEXEC, mode, _RESOLVE)
+    fd: int = _libc.syscall(_OPENAT2, root, path.encode(), how, len(how))
+    if fd < 0:
+        number = ctypes.get_errno()
+        if number == errno.ELOOP:
+            raise OSError(number, "there is a symbolic link on the way", path)
+        raise OSError(number, os.strerror(number), path)
+    return fd

@@ -1,0 +1,370 @@
+"""Speaking with a viewed process: a pair of queues that is made for it, and goes afterwards.
+
+Rules
+* A queue's name is known to everybody, and the library in the process never looks who made it, or
+  who wrote into it (protocol section 8). So each is made anew, readable for its reader and
+  writable for its writer alone, and belongs to the user of the process. What somebody else put
+  there is left alone; what a daemon before us left there is known by its mode and owner, and goes.
+  Of one that still runs, a second service, it is locked: that is waited for.
+* Names are the same for all processes of one number in one IPC namespace: one conversation at a
+  time has them.
+* The original command can't speak with a process while we do: queues are there only as long as
+  something is asked. With a request that was not answered in time they are thrown away, so that a
+  late answer reaches nobody.
+* A process that ends ends the conversation at once.
+"""
+
+import asyncio
+import errno
+import fcntl
+import os
+import random
+import resource
+import stat
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from buswork.appview import errors
+from buswork.appview.native import mqueue
+from buswork.appview.native.mqueue import Queue
+from buswork.appview.native.namespaces import Namespace, Traveller, own_namespace
+from buswork.appview.wire import requests
+from buswork.appview.wire.frames import (
+    FRAME_BYTES,
+    MOST_UNIQ,
+    AnswerJoiner,
+    BadFrame,
+    OtherAnswer,
+    RefusedFrame,
+    request_frames,
+)
+from buswork.appview.wire.requests import JSON, Request
+from buswork.bus.places import Places
+from buswork.errors import AccessDenied, BusworkError, LimitsExceeded
+
+# A process that works answers within 2 ms, one that connects to somewhere within seconds; the
+# original gave up after 60 ms and called it not viewed (section 8).
+ANSWER_SECONDS: Final = 5.0
+# Frames under way, so that neither end waits for each: the process gives up on a frame that it
+# can't place, or that does not come, after 70 ms.
+MOST_MESSAGES: Final = 4
+# How long room for queues is waited for, and how often it is looked for.
+ROOM_SECONDS: Final = 1.0
+ROOM_LOOK_SECONDS: Final = 0.002
+# In every IPC namespace at once, and for one caller; the kernel has 256 queues for each namespace.
+CONVERSATIONS: Final = 64
+CONVERSATIONS_PER_UID: Final = 20
+
+# Each end belongs to the process: it reads the one and writes the other.
+ASK_MODE: Final = 0o400
+ANSWER_MODE: Final = 0o200
+_UNFINISHED_MODE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A process, held by a descriptor: nobody else has its number while that is open."""
+
+    pid: int
+    # As it knows itself, in its own PID namespace.
+    own_pid: int
+    uid: int
+    gid: int
+    pidfd: int
+    # /proc/PID/ns/ipc, open.
+    namespace_fd: int
+    namespace: Namespace
+
+
+def ask_name(target: Target) -> str:
+    return f"AppViewIPCIn.{target.own_pid}"
+
+
+def answer_name(target: Target) -> str:
+    return f"AppViewIPCOut.{target.own_pid}"
+
+
+def most_conversations() -> int:
+    """As many as the queues of this process may be, if that is fewer."""
+    charged = mqueue.Attributes(MOST_MESSAGES, FRAME_BYTES, 0).charged
+    allowed, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
+    if allowed == resource.RLIM_INFINITY:
+        return CONVERSATIONS
+    return max(1, min(CONVERSATIONS, allowed // (2 * charged)))
+
+
+class Conversations:
+    """All that are going on."""
+
+    def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
+        self.seconds = seconds
+        self._home = own_namespace()
+        self._traveller = Traveller()
+        self._places = Places(most_conversations(), CONVERSATIONS_PER_UID)
+        self._turns: dict[tuple[Namespace, int], _Turn] = {}
+        self._uniq = random.randrange(10_000)
+
+    def close(self) -> None:
+        self._traveller.close()
+
+    @asynccontextmanager
+    async def speak(self, target: Target, uid: int) -> AsyncIterator["Conversation"]:
+        """uid: who wants to know."""
+        async with self._places.place(uid), self._turn(target):
+            pair = await self._opened(target)
+            try:
+                yield Conversation(pair, self)
+            finally:
+                await self._there(target, pair.remove)
+
+    async def _opened(self, target: Target) -> "_Pair":
+        """A queue takes its room until the process has closed it as well, which is a moment after
+        it has answered: the room of those before may not be free yet. Nor may the names, where
+        another service speaks with the process."""
+        until = time.monotonic() + ROOM_SECONDS
+        while True:
+            pair = _Pair(target)
+            try:
+                await self._there(target, pair.open)
+                return pair
+            except BaseException as error:
+                await self._there(target, pair.remove)
+                if not isinstance(error, LimitsExceeded | _InUse) or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(ROOM_LOOK_SECONDS)
+
+    def next_uniq(self) -> int:
+        self._uniq = (self._uniq + 1) % MOST_UNIQ
+        return self._uniq
+
+    @asynccontextmanager
+    async def _turn(self, target: Target) -> AsyncIterator[None]:
+        """One conversation at a time has the names."""
+        key = target.namespace, target.own_pid
+        turn = self._turns.setdefault(key, _Turn())
+        turn.wanted += 1
+        try:
+            async with turn.lock:
+                yield
+        finally:
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._turns[key]
+
+    async def _there(self, target: Target, work: Callable[[], None]) -> None:
+        """Where the process looks for its queues. Comes to its end, whoever gives up waiting."""
+        if target.namespace == self._home:
+            work()
+            return
+        going = asyncio.ensure_future(self._traveller.run(target.namespace_fd, work))
+        try:
+            await asyncio.shield(going)
+        except asyncio.CancelledError:
+            await asyncio.wait((going,))
+            if not going.cancelled():
+                going.exception()  # nobody else is told
+            raise
+        except OSError as error:
+            raise _named(error, target) from error
+
+
+class _Turn:
+    """Who has the names of a process, and how many want to."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted = 0
+
+
+class _Pair:
+    """The two queues of one conversation."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._queues: dict[str, Queue] = {}
+
+    def open(self) -> None:
+        """The one for requests comes last: a process that sees it, and no other, complains."""
+        try:
+            self.answer = self._made(answer_name(self.target), os.O_RDONLY, ANSWER_MODE)
+            self.ask = self._made(ask_name(self.target), os.O_WRONLY, ASK_MODE)
+        except OSError as error:
+            raise _named(error, self.target) from error
+
+    def remove(self) -> None:
+        """Whatever had been made."""
+        for name, queue in self._queues.items():
+            with suppress(FileNotFoundError):
+                mqueue.unlink(name)
+            queue.close()
+        self._queues.clear()
+
+    def _made(self, name: str, flags: int, mode: int) -> Queue:
+        try:
+            queue = mqueue.create(name, flags, MOST_MESSAGES, FRAME_BYTES)
+        except FileExistsError:
+            _reclaim(name, mode, self.target)
+            queue = mqueue.create(name, flags, MOST_MESSAGES, FRAME_BYTES)
+        self._queues[name] = queue
+        with suppress(BlockingIOError):  # another service just looks at whose it is
+            fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fchmod(queue.fileno(), mode)
+        if self.target.uid != os.geteuid():
+            os.fchown(queue.fileno(), self.target.uid, self.target.gid)
+        return queue
+
+
+def _reclaim(name: str, mode: int, target: Target) -> None:
+    """Removes what a daemon that was killed has left, and nothing else: nobody but us makes one
+    with this mode for the user of the process, unless it is that user, who harms himself."""
+    found, is_locked = _looked_at(name, mode)
+    ours = {target.uid: (mode, _UNFINISHED_MODE), os.geteuid(): (mode, _UNFINISHED_MODE)}
+    if stat.S_IMODE(found.st_mode) not in ours.get(found.st_uid, ()):
+        raise errors.QueueTaken(
+            f"uid {found.st_uid} has made the queue /{name}, which process {target.pid} looks for; "
+            "the original command does so while it runs, and leaves it behind when it is killed"
+        )
+    if is_locked:
+        raise _InUse(f"another service speaks with process {target.pid}")
+    mqueue.unlink(name)
+
+
+class _InUse(errors.QueueTaken):
+    """By one like us."""
+
+
+def _looked_at(name: str, mode: int) -> tuple[os.stat_result, bool]:
+    """Whose it is, and whether a daemon that made it still has it, as far as can be seen."""
+    try:
+        with closing(
+            mqueue.open_queue(name, os.O_RDONLY if mode & 0o444 else os.O_WRONLY)
+        ) as queue:
+            return os.fstat(queue.fileno()), _is_locked(queue)
+    except PermissionError:
+        return mqueue.look(name), False
+
+
+def _is_locked(queue: Queue) -> bool:
+    try:
+        fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+class Conversation:
+    """One request after the other, each answered before the next."""
+
+    def __init__(self, pair: _Pair, all_: Conversations) -> None:
+        self._pair = pair
+        self._all = all_
+        self._is_spoilt = False
+        self.seconds = all_.seconds
+
+    async def ask(self, request: Request, **fields: Any) -> JSON:
+        """What the process answers, checked."""
+        payload = await self.exchange(requests.ask(request, **fields))
+        try:
+            return requests.read(request, payload)
+        except requests.BadAnswer as error:
+            raise errors.BadAnswer(str(error)) from error
+        except requests.Refused as error:
+            raise errors.Refused(str(error)) from error
+
+    async def exchange(self, payload: bytes) -> bytes:
+        """Bytes for bytes. After a failure, nothing more can be asked in this conversation, but
+        for BadFrame: what can't be sent was not sent."""
+        if self._is_spoilt:
+            raise errors.NotAnswering("an earlier request of this conversation was not answered")
+        pid = self._pair.target.pid
+        exchange = _Exchange(self._pair, payload, self._all.next_uniq())
+        self._is_spoilt = True
+        try:
+            async with asyncio.timeout(self.seconds):
+                answer = await exchange.run()
+        except TimeoutError:
+            raise errors.NotAnswering(
+                f"process {pid} did not answer within {self.seconds:g} seconds"
+            ) from None
+        except RefusedFrame as error:
+            raise errors.Refused(str(error)) from error
+        except BadFrame as error:
+            raise errors.BadAnswer(f"process {pid}: {error}") from error
+        except OSError as error:
+            raise _named(error, self._pair.target) from error
+        self._is_spoilt = False
+        return answer
+
+
+class _Exchange:
+    """A request on its way out, and its answer on its way in."""
+
+    def __init__(self, pair: _Pair, payload: bytes, uniq: int) -> None:
+        self._ask, self._answer = pair.ask, pair.answer
+        self._pidfd = pair.target.pidfd
+        self._pid = pair.target.pid
+        frame_bytes = self._ask.attributes.message_bytes
+        self._frames = deque(request_frames(payload, uniq, frame_bytes))
+        self._joiner = AnswerJoiner(uniq)
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[bytes] = self._loop.create_future()
+
+    async def run(self) -> bytes:
+        loop = self._loop
+        loop.add_reader(self._answer, self._step, self._receive)
+        loop.add_reader(self._pidfd, self._step, self._gone)
+        try:
+            self._step(self._send)
+            if self._frames:
+                loop.add_writer(self._ask, self._step, self._send)
+            return await self._done
+        finally:
+            loop.remove_reader(self._answer)
+            loop.remove_reader(self._pidfd)
+            loop.remove_writer(self._ask)
+
+    def _step(self, what: Callable[[], None]) -> None:
+        if self._done.done():
+            return
+        try:
+            what()
+        except BlockingIOError:
+            pass  # called again when there is something to do
+        except Exception as error:
+            self._done.set_exception(error)
+
+    def _send(self) -> None:
+        while self._frames:
+            self._ask.send(self._frames[0])
+            self._frames.popleft()
+        self._loop.remove_writer(self._ask)
+
+    def _receive(self) -> None:
+        while True:
+            frame = self._answer.receive()
+            with suppress(OtherAnswer):
+                payload = self._joiner.feed(frame)
+                if payload is not None:
+                    self._done.set_result(payload)
+                    return
+
+    def _gone(self) -> None:
+        """What it had answered before counts."""
+        with suppress(BlockingIOError):
+            self._receive()
+        if not self._done.done():
+            raise errors.ProcessGone(f"process {self._pid} ended before it answered")
+
+
+def _named(error: OSError, target: Target) -> BusworkError:
+    if isinstance(error, PermissionError):
+        return AccessDenied(f"the queues of process {target.pid} can't be made: {error.strerror}")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM):
+        return LimitsExceeded(f"there is no room for the queues of process {target.pid}: {error}")
+    if isinstance(error, FileExistsError):
+        return errors.QueueTaken(f"somebody was faster at the queues of process {target.pid}")
+    return errors.NotAnswering(f"the queues of process {target.pid} failed: {error}")

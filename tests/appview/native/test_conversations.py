@@ -1,0 +1,347 @@
+import asyncio
+import errno
+import json
+import os
+import random
+import stat
+from contextlib import suppress
+
+import pytest
+from appview.people import Viewed, descriptors, queues_of, until
+
+from buswork.appview import errors
+from buswork.appview.native import mqueue
+from buswork.appview.native.conversations import (
+    ANSWER_MODE,
+    ASK_MODE,
+    Conversations,
+    answer_name,
+    ask_name,
+    most_conversations,
+)
+from buswork.appview.wire import requests
+from buswork.errors import AccessDenied, LimitsExceeded
+
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
+OTHER = 65534
+
+
+@pytest.fixture
+async def conversations():
+    conversations = Conversations(seconds=20)
+    yield conversations
+    conversations.close()
+
+
+@pytest.fixture
+async def viewed():
+    viewed = await Viewed.start()
+    yield viewed
+    await viewed.kill()
+
+
+async def status(conversations, target):
+    async with conversations.speak(target, 0) as conversation:
+        return (await conversation.ask(requests.STATUS))["viewed"]
+
+
+# -- asking ----------------------------------------------------------------------------------------
+
+
+async def test_all_requests(conversations, viewed):
+    with viewed.held() as target:
+        async with conversations.speak(target, 0) as conversation:
+            assert (await conversation.ask(requests.DETAILS))["pid"] == viewed.pid
+            answer = await conversation.ask(requests.GET_CONFIGURATION)
+            wanted = {**answer["cfg"]["current"], "tags": {"a": "b"}}
+            del wanted["protocol"]
+            await conversation.ask(requests.SET_CONFIGURATION, cfg=wanted)
+            answer = await conversation.ask(requests.GET_CONFIGURATION)
+            assert answer["cfg"]["current"]["tags"] == {"a": "b"}
+            assert (await conversation.ask(requests.TRANSPORTS))["interfaces"][0]["name"] == "log"
+            assert len((await conversation.ask(requests.SUPPORTED))["commands_appview"]) == 6
+    assert queues_of(viewed.pid) == []
+
+
+async def test_as_much_as_the_process_takes(conversations, viewed):
+    tags = {f"tag{number}": "x" * 1000 for number in range(1000)}
+    with viewed.held() as target:
+        async with conversations.speak(target, 0) as conversation:
+            await conversation.ask(requests.SET_CONFIGURATION, cfg={"tags": tags})
+            answer = await conversation.ask(requests.GET_CONFIGURATION)
+    assert answer["cfg"]["current"]["tags"] == tags
+
+
+async def test_the_queues_belong_to_the_process(conversations, viewed):
+    with viewed.held() as target:
+        async with conversations.speak(target, 0):
+            for name, flags, mode in (
+                (ask_name(target), os.O_RDONLY, ASK_MODE),
+                (answer_name(target), os.O_WRONLY, ANSWER_MODE),
+            ):
+                queue = mqueue.open_queue(name, flags)
+                found = os.fstat(queue.fileno())
+                queue.close()
+                assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (target.uid, mode)
+
+
+@ROOT
+async def test_a_process_of_another_user(conversations):
+    viewed = await Viewed.start("--uid", str(OTHER))
+    try:
+        with viewed.held() as target:
+            assert target.uid == OTHER
+            assert await status(conversations, target)
+    finally:
+        await viewed.kill()
+
+
+async def test_one_conversation_at_a_time(conversations, viewed):
+    order = []
+    with viewed.held() as target:
+
+        async def speak(name):
+            async with conversations.speak(target, 0) as conversation:
+                order.append(name)
+                await conversation.ask(requests.STATUS)
+                order.append(name)
+
+        await asyncio.gather(*map(speak, "abc"))
+    assert order == ["a", "a", "b", "b", "c", "c"]
+    assert not conversations._turns
+
+
+async def test_who_gives_up_leaves_nothing(conversations):
+    mute = await Viewed.start("--fault", "mute")
+    try:
+        with mute.held() as target:
+            asking = asyncio.create_task(status(conversations, target))
+            await until(lambda: queues_of(mute.pid))
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        assert queues_of(mute.pid) == []
+    finally:
+        await mute.kill()
+
+
+# -- processes that do not answer as they should ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("mute", errors.NotAnswering),
+        ("other-uniq", errors.NotAnswering),
+        ("no-uniq", errors.NotAnswering),
+        ("never-ends", errors.NotAnswering),
+        ("dies", errors.ProcessGone),
+        ("remain-grows", errors.BadAnswer),
+        ("cut", errors.BadAnswer),
+        ("garbage", errors.BadAnswer),
+        ("empty", errors.BadAnswer),
+    ],
+)
+async def test_faults(fault, error):
+    conversations = Conversations(seconds=0.2 if error is errors.NotAnswering else 20)
+    viewed = await Viewed.start("--fault", fault)
+    before = descriptors()
+    try:
+        with viewed.held() as target:
+            async with conversations.speak(target, 0) as conversation:
+                with pytest.raises(error, match=str(viewed.pid)):
+                    await conversation.ask(requests.STATUS)
+                # What comes late must reach nobody.
+                with pytest.raises(errors.NotAnswering, match="earlier"):
+                    await conversation.ask(requests.STATUS)
+        assert queues_of(viewed.pid) == []
+        assert descriptors() <= before
+    finally:
+        await viewed.kill()
+        conversations.close()
+
+
+async def test_a_late_answer_reaches_nobody():
+    """The process is stopped, asked in vain, and goes on while it is asked for something else."""
+    conversations = Conversations(seconds=0.2)
+    viewed = await Viewed.start()
+    try:
+        with viewed.held() as target:
+            os.kill(viewed.pid, 19)
+            with pytest.raises(errors.NotAnswering):
+                await status(conversations, target)
+            os.kill(viewed.pid, 18)
+            conversations.seconds = 20
+            async with conversations.speak(target, 0) as conversation:
+                assert (await conversation.ask(requests.DETAILS))["pid"] == viewed.pid
+    finally:
+        await viewed.kill()
+        conversations.close()
+
+
+async def test_a_process_that_ends_between_frames(conversations, viewed):
+    """It is stopped while a long request is on its way, so that this can't have gone through."""
+    payload = json.dumps({"req": 3, "cfg": {"tags": {"a": "x" * 200_000}}}).encode()
+    with viewed.held() as target:
+        os.kill(viewed.pid, 19)
+        async with conversations.speak(target, 0) as conversation:
+            asking = asyncio.create_task(conversation.exchange(payload))
+            await asyncio.sleep(0)
+            os.kill(viewed.pid, 9)
+            with pytest.raises(errors.ProcessGone):
+                await asking
+    await viewed.kill()
+    assert queues_of(viewed.pid) == []
+
+
+# -- queues that are there already -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [(ask_name, ASK_MODE), (answer_name, ANSWER_MODE)])
+@pytest.mark.parametrize("is_finished", [True, False])
+async def test_what_a_killed_daemon_left_goes(conversations, viewed, made, is_finished):
+    name, mode = made
+    with viewed.held() as target:
+        queue = mqueue.create(name(target), os.O_RDWR, 2, 100)
+        if is_finished:
+            os.fchmod(queue.fileno(), mode)
+        queue.send(b"stale")
+        queue.close()
+        assert await status(conversations, target)
+    assert queues_of(viewed.pid) == []
+
+
+@pytest.mark.parametrize("name", [ask_name, answer_name])
+async def test_the_queues_of_others_stay(conversations, viewed, name):
+    with viewed.held() as target:
+        queue = mqueue.create(name(target), os.O_RDWR, 2, 100)
+        try:
+            os.fchmod(queue.fileno(), 0o666)  # as the original command makes them
+            with pytest.raises(errors.QueueTaken, match=f"uid {os.geteuid()} "):
+                await status(conversations, target)
+            assert len(queues_of(viewed.pid)) == 1
+        finally:
+            mqueue.unlink(name(target))
+            queue.close()
+        assert await status(conversations, target)
+
+
+@ROOT
+@pytest.mark.parametrize("mode", [0o600, 0o666, ASK_MODE, ANSWER_MODE])
+async def test_a_squatter_gets_nothing(conversations, viewed, mode):
+    with viewed.held() as target:
+        queue = mqueue.create(ask_name(target), os.O_RDWR, 2, 100)
+        try:
+            os.fchmod(queue.fileno(), mode)
+            os.fchown(queue.fileno(), OTHER, OTHER)
+            with pytest.raises(errors.QueueTaken, match=f"uid {OTHER}"):
+                await status(conversations, target)
+            with pytest.raises(BlockingIOError):
+                queue.receive()
+        finally:
+            mqueue.unlink(ask_name(target))
+            queue.close()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+async def test_room_that_is_not_free_yet(conversations, viewed, monkeypatch, number):
+    """Of an earlier conversation, whose process has its end open for a moment more."""
+    real, made = mqueue.create, []
+
+    def create(name, *rest):
+        made.append(name)
+        if len(made) == 2:
+            raise OSError(number, "no room", name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(mqueue, "create", create)
+    before = descriptors()
+    with viewed.held() as target:
+        assert await status(conversations, target)
+    assert len(made) == 4
+    assert queues_of(viewed.pid) == []
+    assert descriptors() == before
+
+
+async def test_two_services_take_turns(conversations, viewed):
+    """What one that runs has is not taken for what one that was killed has left."""
+    other = Conversations(seconds=20)
+    with viewed.held() as target:
+        async with other.speak(target, 0) as first:
+            second = asyncio.create_task(status(conversations, target))
+            await asyncio.wait((second,), timeout=0.05)
+            assert not second.done()
+            assert (await first.ask(requests.STATUS))["viewed"]
+        assert await second
+    assert queues_of(viewed.pid) == []
+    other.close()
+
+
+async def test_nobody_waits_for_another_service_for_ever(conversations, viewed, monkeypatch):
+    monkeypatch.setattr("buswork.appview.native.conversations.ROOM_SECONDS", 0.01)
+    other = Conversations(seconds=20)
+    with viewed.held() as target:
+        async with other.speak(target, 0) as first:
+            with pytest.raises(errors.QueueTaken, match="another service"):
+                await status(conversations, target)
+            assert (await first.ask(requests.STATUS))["viewed"]
+    other.close()
+
+
+async def test_no_room_for_queues(conversations, viewed, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(mqueue, "create", refuse)
+    with viewed.held() as target, pytest.raises(LimitsExceeded):
+        await status(conversations, target)
+
+
+async def test_queues_that_may_not_be_made(conversations, viewed, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(mqueue, "create", refuse)
+    with viewed.held() as target, pytest.raises(AccessDenied):
+        await status(conversations, target)
+
+
+def test_as_many_as_there_is_room_for(monkeypatch):
+    charged = mqueue.Attributes(4, 8192, 0).charged
+    for limit, most in ((-1, 64), (0, 1), (2 * charged, 1), (40 * charged, 20), (1 << 40, 64)):
+        monkeypatch.setattr("resource.getrlimit", lambda which, limit=limit: (limit, limit))
+        assert most_conversations() == most
+
+
+# -- nothing is left -------------------------------------------------------------------------------
+
+
+async def test_a_thousand_conversations_leave_nothing(request):
+    count = 10_000 if request.config.getoption("--fuzz") else 1_000
+    faults = ["dies", "garbage", "remain-grows", *[None] * 13]
+    dice = random.Random(7)
+    conversations = Conversations(seconds=20)
+    people = [await Viewed.start(*(["--fault", each] if each else [])) for each in faults]
+    before = descriptors()
+    for _ in range(count // len(people)):
+        for number, fault in enumerate(faults):
+            # Whoever looks for viewed processes on this machine may have asked the one that dies.
+            with suppress(FileNotFoundError), people[number].held() as target:
+                try:
+                    asking = asyncio.create_task(status(conversations, target))
+                    if dice.random() < 0.2:
+                        await asyncio.sleep(0)
+                        asking.cancel()
+                    assert await asking
+                except (errors.BadAnswer, errors.ProcessGone, asyncio.CancelledError):
+                    pass
+            if fault == "dies":
+                assert queues_of(people[number].pid) == []
+                await people[number].kill()
+                people[number] = await Viewed.start("--fault", "dies")
+    assert [queues_of(each.pid) for each in people] == [[]] * len(people)
+    # Pipes of processes that were started anew are not ours to count.
+    assert descriptors() <= before + 2
+    for each in people:
+        await each.kill()
+    conversations.close()

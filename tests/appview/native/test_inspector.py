@@ -1,0 +1,326 @@
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from appview.people import Viewed, queues_of, until
+
+from buswork.appview import errors
+from buswork.appview.model import Added, Changed, Processes, Removed, State
+from buswork.appview.native import inspector, owning, processes
+from buswork.appview.native.conversations import Conversations
+from buswork.appview.native.inspector import Inspector
+from buswork.appview.wire import requests
+from buswork.errors import AccessDenied, InvalidArgs
+
+
+class World:
+    def __init__(self):
+        self.known = Processes()
+        self.changes = []
+        self.known.on_change.append(self.changes.append)
+        self.inspector = Inspector(self.known, Conversations(seconds=20))
+        self.people = []
+
+    async def start(self, *options):
+        """A process, and what is known of it."""
+        viewed = await Viewed.start(*options)
+        self.people.append(viewed)
+        await self.inspector.scan(0)
+        return viewed, self.known.by_pid[viewed.pid]
+
+    async def end(self):
+        for viewed in self.people:
+            await viewed.kill()
+        await self.inspector.stop()
+
+
+@pytest.fixture
+async def world(monkeypatch):
+    world = World()
+    # Other tests have such processes as well, which nobody else should ask.
+    monkeypatch.setattr(processes, "pids", lambda: {viewed.pid for viewed in world.people})
+    yield world
+    await world.end()
+
+
+# -- finding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["active", "latent", "setup", "inert"])
+async def test_states(world, state):
+    _, process = await world.start("--state", state)
+    assert process.state == State(state.capitalize())
+    assert process.is_viewed == (state == "active")
+    assert bool(process.uuid) == (state in ("active", "latent"))
+
+
+async def test_changes_are_told(world):
+    viewed, process = await world.start("--state", "latent")
+    kinds = [type(change) for change in world.changes if change.process is process]
+    assert kinds == [Added, Changed, Changed]
+    await viewed.kill()
+    await world.inspector.scan(0)
+    assert world.changes[-1] == Removed(process)
+
+
+async def test_scans_at_once_are_one(world, monkeypatch):
+    await world.start()
+    scans = []
+    real = world.inspector._scan
+
+    async def scan(uid):
+        scans.append(uid)
+        await real(uid)
+
+    monkeypatch.setattr(world.inspector, "_scan", scan)
+    await asyncio.gather(*(world.inspector.scan(0) for _ in range(5)))
+    assert scans == [0]
+
+
+async def test_many_processes(world):
+    people = [await Viewed.start() for _ in range(12)]
+    world.people += people
+    await world.inspector.scan(0)
+    states = {world.known.by_pid[viewed.pid].state for viewed in people}
+    assert states == {State.ACTIVE}
+    uuids = {world.known.by_pid[viewed.pid].uuid for viewed in people}
+    assert len(uuids) == 12
+
+
+async def test_one_that_has_gone(world):
+    viewed, process = await world.start()
+    await viewed.kill()
+    with pytest.raises(errors.ProcessGone):
+        await world.inspector.ask(process, 0, requests.STATUS)
+    await world.inspector.scan(0)
+    with pytest.raises(errors.NoSuchProcess):
+        await world.inspector.ask(process, 0, requests.STATUS)
+
+
+async def test_new_ones(world):
+    await world.inspector.scan(0)
+    viewed = await Viewed.start()
+    world.people.append(viewed)
+    await world.inspector.look_for_new(0)
+    assert world.known.by_pid[viewed.pid].state is State.ACTIVE
+
+
+async def test_each_is_looked_at_twice(world, monkeypatch):
+    """A process that was just made may not be the program yet that it is made for."""
+    looked_at = []
+    real = processes.scan
+
+    def scan(among):
+        looked_at.append(set(among))
+        return real(looked_at[-1])
+
+    await world.inspector.scan(0)
+    monkeypatch.setattr(processes, "scan", scan)
+    viewed = await Viewed.start()
+    world.people.append(viewed)
+    for _ in range(3):
+        await world.inspector.look_for_new(0)
+    assert [viewed.pid in each for each in looked_at] == [True, True, False]
+
+
+async def test_one_that_has_ended_is_forgotten(world):
+    _, process = await world.start()
+    world.inspector.ended(process)
+    assert world.changes[-1] == Removed(process)
+    with pytest.raises(errors.NoSuchProcess):
+        await world.inspector.ask(process, 0, requests.STATUS)
+
+
+# -- whose it is -----------------------------------------------------------------------------------
+
+
+async def test_ones_own(world, monkeypatch):
+    _, process = await world.start()
+    assert world.inspector.owner(process) == os.geteuid()
+    monkeypatch.setattr(owning, "owner", lambda seen: None)
+    assert world.inspector.owner(process) is None
+
+
+@pytest.mark.parametrize("how", ["ask", "command"])
+async def test_one_that_is_no_longer_ones_own(world, monkeypatch, how):
+    """The caller was let in because it was; meanwhile it has become a program with other rights."""
+    viewed, process = await world.start()
+    uid = os.geteuid()
+    monkeypatch.setattr(owning, "owner", lambda seen: None)
+    asked = {
+        "ask": lambda: world.inspector.ask(process, uid, requests.STATUS),
+        "command": lambda: world.inspector.detach(process, uid),
+    }
+    with pytest.raises(AccessDenied, match="another program"):
+        await asked[how]()
+    assert queues_of(viewed.pid) == []
+    # Who was let in as somebody who may ask those of others still is.
+    assert (await world.inspector.ask(process, uid, requests.STATUS))["viewed"]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda inspector, process, uid: inspector.ask(process, uid, requests.STATUS),
+        lambda inspector, process, uid: inspector.set_configuration(process, uid, "{}"),
+        lambda inspector, process, uid: inspector.merge_configuration(process, uid, "{}"),
+        lambda inspector, process, uid: inspector.attach(process, uid, {}),
+        lambda inspector, process, uid: inspector.detach(process, uid),
+    ],
+)
+async def test_who_came_as_the_owner_stays_that(world, monkeypatch, what):
+    """Even if a call of somebody else is first to find out that he no longer is."""
+    viewed, process = await world.start()
+    asking = what(world.inspector, process, os.geteuid())
+    monkeypatch.setattr(owning, "owner", lambda seen: None)
+    assert world.inspector.owner(process) is None
+    with pytest.raises(AccessDenied, match="another program"):
+        await asking
+    assert queues_of(viewed.pid) == []
+
+
+# -- configuring ---------------------------------------------------------------------------------
+
+
+async def current(world, process):
+    answer = await world.inspector.ask(process, 0, requests.GET_CONFIGURATION)
+    return answer["cfg"]["current"]
+
+
+async def test_all_is_replaced(world):
+    _, process = await world.start()
+    await world.inspector.set_configuration(process, 0, '{"tags":{"a":"1"}}')
+    await world.inspector.set_configuration(process, 0, '{"libappview":{"summaryperiod":4}}')
+    found = await current(world, process)
+    assert (found["tags"], found["libappview"]["summaryperiod"]) == ({}, 4)
+
+
+async def test_what_is_merged_comes_to_the_rest(world):
+    _, process = await world.start()
+    await world.inspector.merge_configuration(process, 0, '{"tags":{"a":"1"}}')
+    result = await world.inspector.merge_configuration(
+        process, 0, '{"tags":{"b":"2"},"libappview":{"summaryperiod":4}}'
+    )
+    assert result == await current(world, process)
+    assert (result["tags"], result["libappview"]["summaryperiod"]) == ({"a": "1", "b": "2"}, 4)
+
+
+@pytest.mark.parametrize("how", ["set", "merge"])
+async def test_protocols_do_not_kill(world, how):
+    viewed, process = await world.start()
+    change = getattr(world.inspector, f"{how}_configuration")
+    await change(process, 0, '{"protocol":[{"name":"a","regex":"^a"}]}')
+    await change(process, 0, json.dumps(await current(world, process)))
+    await change(process, 0, '{"protocol":[{"name":"b"}]}')
+    names = [each["name"] for each in (await current(world, process))["protocol"]]
+    assert names == ["a", "b"]
+    with pytest.raises(errors.BadConfiguration, match="'a'"):
+        await change(process, 0, '{"protocol":[{"name":"a","regex":"^b"}]}')
+    assert viewed.process.returncode is None
+
+
+@pytest.mark.parametrize("how", ["set", "merge"])
+async def test_what_is_wrong_is_never_sent(world, how):
+    viewed, process = await world.start()
+    await viewed.kill()  # nobody would answer
+    change = getattr(world.inspector, f"{how}_configuration")
+    for text in ('{"tags":{"a":1}}', "{", "[" * 100_000):
+        with pytest.raises(errors.BadConfiguration):
+            await change(process, 0, text)
+
+
+@pytest.mark.parametrize("how", ["set", "merge"])
+async def test_too_long_a_configuration(world, how):
+    _, process = await world.start()
+    change = getattr(world.inspector, f"{how}_configuration")
+    with pytest.raises(errors.BadConfiguration, match="1048575"):
+        await change(process, 0, json.dumps({"tags": {"a": "x" * 2**21}}))
+    assert (await current(world, process))["tags"] == {}
+
+
+# -- attaching and detaching ---------------------------------------------------------------------
+
+
+def commands_of(viewed):
+    return Path(f"/dev/shm/appview_dconf.{viewed.pid}")
+
+
+async def test_there_and_back(world):
+    viewed, process = await world.start("--period", "0.05")
+    await world.inspector.detach(process, 0)
+    assert process.state is State.LATENT
+    await world.inspector.attach(process, 0, {"APPVIEW_TAG_SIMULATED": "yes"})
+    assert process.state is State.ACTIVE
+    assert (await current(world, process))["tags"] == {"SIMULATED": "yes"}
+    assert queues_of(viewed.pid) == []
+
+
+@pytest.mark.parametrize(
+    ("current", "period"),
+    [
+        ({"libappview": {"summaryperiod": 3}}, 3),
+        ({"libappview": {"summaryperiod": "3"}}, 10),
+        ({"libappview": []}, 10),
+        ({}, 10),
+    ],
+)
+def test_the_period_is_the_default_of_who_says_something_odd(current, period):
+    assert inspector._period(current) == period
+
+
+async def test_two_files_never_have_the_same_second(world):
+    """The library drops the second one of a second."""
+    _, process = await world.start("--period", "0.02")
+    began = int(time.time())
+    for _ in range(3):
+        await world.inspector.detach(process, 0)
+        assert process.state is State.LATENT
+        await world.inspector.attach(process, 0, {})
+        assert process.state is State.ACTIVE
+    assert int(time.time()) - began < 6
+
+
+async def test_one_that_was_never_begun(world):
+    viewed, process = await world.start("--state", "setup")
+    with pytest.raises(errors.Unsupported, match=f"appview attach {viewed.pid}"):
+        await world.inspector.attach(process, 0, {})
+
+
+async def test_settings_that_are_none(world):
+    _, process = await world.start()
+    with pytest.raises(InvalidArgs):
+        await world.inspector.attach(process, 0, {"LD_PRELOAD": "/x"})
+
+
+async def test_a_file_that_is_not_read_goes(world):
+    viewed, process = await world.start("--period", "1000")
+    await world.inspector.merge_configuration(process, 0, '{"libappview":{"summaryperiod":1}}')
+    with pytest.raises(errors.NotAnswering, match="not read"):
+        await world.inspector.detach(process, 0)
+    assert not commands_of(viewed).exists()
+
+
+async def test_a_file_of_somebody_else(world):
+    viewed, process = await world.start("--period", "1000")
+    path = commands_of(viewed)
+    path.write_text("theirs")
+    try:
+        with pytest.raises(errors.FileTaken, match="already"):
+            await world.inspector.detach(process, 0)
+        assert path.read_text() == "theirs"
+    finally:
+        path.unlink()
+
+
+async def test_a_process_that_ends_meanwhile(world):
+    viewed, process = await world.start("--period", "1000")
+    detaching = asyncio.create_task(world.inspector.detach(process, 0))
+    path = commands_of(viewed)
+    await until(path.exists)
+    await viewed.kill()
+    with pytest.raises(errors.ProcessGone):
+        await detaching
+    assert not path.exists()
