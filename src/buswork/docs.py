@@ -40,8 +40,10 @@ INTRODUCTION = """\
 Made by `python -m buswork.docs` from `dbus/*.xml` and, for values, from the tables that the checks
 of the daemon use too; edit those, not this.
 
-All objects belong to the bus name `org.buswork`. Every method and property says which polkit
-action it needs; *open* means none. Within a major version (`ApiVersion` of
+All objects belong to the bus name `org.buswork`, but for those of `org.appview.Inspector` and
+`org.appview.Process`: they belong to `org.buswork.AppView`, a process of its own, which has its
+own `org.buswork.Daemon` and `org.freedesktop.LogControl1` too. Every method and property says which
+polkit action it needs; *open* means none. Within a major version (`ApiVersion` of
 `org.buswork.Daemon`) things are only added.
 """
 

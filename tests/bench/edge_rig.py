@@ -181,7 +181,7 @@ class Rig:
     def compile(self) -> None:
         flags = ["-O2", "-std=gnu11", "-Wall", "-Wextra", *_pkg_config("--cflags")]
         for source in sorted(SOURCES.glob("*.c")):
-            if source.name.startswith(("store_", "flipper_", "libipc_")):
+            if source.name.startswith(("store_", "flipper_", "libipc_", "appview_")):
                 continue  # other benches'
             program = self._directory / source.stem
             subprocess.run(

@@ -19,15 +19,16 @@ BIN = pathlib.Path(sys.executable).parent
 
 
 def test_man_pages(tmp_path):
-    command, daemon, doors = generate.write("man", tmp_path / "man")
-    names = (command.name, daemon.name, doors.name)
-    assert names == ("buswork.1", "busworkd.8", "buswork-doors.8")
+    command, daemon, appview, doors = generate.write("man", tmp_path / "man")
+    names = (command.name, daemon.name, appview.name, doors.name)
+    assert names == ("buswork.1", "busworkd.8", "buswork-appview.8", "buswork-doors.8")
     text = command.read_text()
     assert ".SH EXIT STATUS" in text
     for meaning in MEANINGS.values():
         assert meaning.split(" ")[0] in text
     assert "buswork store set" in text
     assert r"\-\-limit" in daemon.read_text()
+    assert r"\-\-tmp\-sockets" not in appview.read_text()
     assert r"\-\-fmr\-door" in doors.read_text()
 
 

@@ -39,6 +39,7 @@ class PrivateBus:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="buswork-test-", dir="/tmp"))
         self.address = f"unix:path={self.folder}/bus"
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.appview: subprocess.Popen[bytes] | None = None
         (self.folder / "services").mkdir()
         (self.folder / "bus.conf").write_text(CONFIG.format(folder=self.folder))
 
@@ -72,18 +73,26 @@ class PrivateBus:
     def __exit__(self, *_: object) -> None:
         if self.daemon is not None:
             self.kill_daemon()
+        if self.appview is not None:
+            self.kill_appview()
         self.kill_bus()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_daemon(self, *arguments: str) -> None:
+        self.daemon = self._start("buswork.daemon", *arguments)
+
+    def start_appview(self) -> None:
+        self.appview = self._start("buswork.appviewd")
+
+    def _start(self, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Returns when it has said that it is ready."""
         path = self.folder / "notify"
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
             notes.bind(str(path))
             with (self.folder / "daemon.log").open("ab") as log:
-                self.daemon = subprocess.Popen(
-                    [sys.executable, "-m", "buswork.daemon", *arguments],
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
                     env=self.environment | {"NOTIFY_SOCKET": str(path)},
                     stdout=log,
                     stderr=log,
@@ -92,13 +101,19 @@ class PrivateBus:
                 came, _, _ = select.select([notes], [], [], START_SECONDS)
                 assert came, (self.folder / "daemon.log").read_text()
                 if b"READY=1" in notes.recv(65536):
-                    return
+                    return process
 
     def kill_daemon(self) -> None:
         assert self.daemon is not None
         self.daemon.kill()
         self.daemon.wait()
         self.daemon = None
+
+    def kill_appview(self) -> None:
+        assert self.appview is not None
+        self.appview.kill()
+        self.appview.wait()
+        self.appview = None
 
     def stop_daemon(self) -> None:
         assert self.daemon is not None

@@ -24,9 +24,13 @@ pytestmark = pytest.mark.tools
 ROOT = Path(__file__).parents[2]
 READY = ROOT / ".venv/.ready-run"
 GUIDES = [
-    "docs/guide-store.md", "docs/guide-fsct.md", "docs/guide-flipper.md", "docs/guide-libipc.md",
+    "docs/guide-store.md",
+    "docs/guide-fsct.md",
+    "docs/guide-flipper.md",
+    "docs/guide-libipc.md",
+    "docs/guide-appview.md",
     "README.md",
-]  # fmt: skip
+]
 # Fenced blocks are written to these files, which the commands after them use.
 FILES = {"c": "example.c", "python": "example.py", "js": "example.js"}
 # A shell that goes on for ever, and what was done before the tests began.
@@ -37,6 +41,9 @@ SAYS_MORE = {
     "buswork flipper info",
     "buswork ipc list",
     "buswork ipc pong --measure --count 1000",
+    "buswork view ps",
+    "buswork view ps --all",
+    "buswork view inspect $VIEWED_PID",
     "buswork fsct players",
     "buswork fsct devices",
     "buswork fsct play --title Clocks --while buswork fsct display 1-1",
@@ -155,25 +162,54 @@ def doors(bus: PrivateBus) -> Iterator[dict[str, str]]:
     """The process that has the IP sockets, with a board and doors; what tells where they are."""
     board, door, me = free_port(), free_port(), str(os.getuid())
     tcp, websocket = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_STREAM)
-    told = bus.folder / "doors-notify"
-    command = [sys.executable, "-m", "buswork.doors", "--daemon", me, "--serve-uid", me]
-    command += ["--socket", bus.folder / "doors.sock", "--fmr-socket", bus.folder / "fmr.sock"]
-    command += ["--simulate-board", str(board), "--fmr-door", f"bench={door}"]
-    command += ["--ipc-tcp", f"{tcp}=c", "--ipc-ws", str(websocket), "--ipc-service", "pong"]
-    command += ["--ipc-dial", f"localhost:{tcp}", "--ipc-socket", bus.folder / "ipc.sock"]
+    words = ["--daemon", me, "--serve-uid", me, "--socket", f"{bus.folder}/doors.sock"]
+    words += ["--fmr-socket", f"{bus.folder}/fmr.sock"]
+    words += ["--simulate-board", str(board), "--fmr-door", f"bench={door}"]
+    words += ["--ipc-tcp", f"{tcp}=c", "--ipc-ws", str(websocket), "--ipc-service", "pong"]
+    words += ["--ipc-dial", f"localhost:{tcp}", "--ipc-socket", f"{bus.folder}/ipc.sock"]
+    with service(bus, "buswork.doors", *words):
+        yield {
+            "FLIPPER_BOARD": f"localhost:{board}",
+            "FLIPPER_DOOR": f"localhost:{door}",
+            "IPC_TCP": f"localhost:{tcp}",
+            "IPC_WS": f"ws://localhost:{websocket}",
+        }
+
+
+@contextlib.contextmanager
+def viewed(bus: PrivateBus) -> Iterator[dict[str, str]]:
+    """The process that asks viewed processes, with one of them; what tells which it is."""
+    simulated = subprocess.Popen(
+        [sys.executable, "-m", "buswork.sim.viewed", "--period", "1"],
+        env=bus.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert simulated.stdout is not None
+        pid = simulated.stdout.readline().strip()
+        with service(bus, "buswork.appviewd"):
+            yield {"VIEWED_PID": pid}
+    finally:
+        simulated.communicate()
+
+
+@contextlib.contextmanager
+def service(bus: PrivateBus, module: str, *words: str) -> Iterator[None]:
+    """While this runs beside the daemon."""
+    told = bus.folder / f"{module}-notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
         notes.bind(str(told))
         notes.settimeout(20)
-        process = subprocess.Popen(command, env=bus.environment | {"NOTIFY_SOCKET": str(told)})
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *words],
+            env=bus.environment | {"NOTIFY_SOCKET": str(told)},
+        )
         try:
             while b"READY=1" not in notes.recv(65536):
                 pass
-            yield {
-                "FLIPPER_BOARD": f"localhost:{board}",
-                "FLIPPER_DOOR": f"localhost:{door}",
-                "IPC_TCP": f"localhost:{tcp}",
-                "IPC_WS": f"ws://localhost:{websocket}",
-            }
+            yield
         finally:
             process.terminate()
             process.wait()
@@ -183,8 +219,8 @@ def on_a_private_bus(folder: Path, text: str) -> None:
     """With what ./dev gives to a shell."""
     with PrivateBus() as bus:
         bus.start_daemon("--simulate")
-        with doors(bus) as places:
-            _run(folder, text, bus, places)
+        with doors(bus) as boards, viewed(bus) as processes:
+            _run(folder, text, bus, boards | processes)
 
 
 def _run(folder: Path, text: str, bus: PrivateBus, places: dict[str, str]) -> None:

@@ -44,6 +44,7 @@ PROGRAMS = {
     "busworkd": "buswork.daemon",
     "buswork": "buswork.cli",
     "buswork-agent": "buswork.fsct.agent",
+    "buswork-appview": "buswork.appviewd",
     "buswork-doors": "buswork.doors",
     "buswork-probe-fsct": "buswork.fsct.probe",
     "globstash": "buswork.thin.globstash",

@@ -54,6 +54,9 @@ SUPPORT = pathlib.Path(__file__).resolve().parent
 BUS_NAME = "org.buswork"
 POLKIT_NAME = "org.freedesktop.PolicyKit1"
 SERVICE_USER = "buswork"
+# Of the process that looks into viewed processes; see start_appview.
+APPVIEW_NAME, APPVIEW_USER = "org.buswork.AppView", "buswork-appview"
+APPVIEW_CAPABILITIES = ("sys_ptrace", "sys_admin", "chown", "fowner")
 
 # Bounds for a busy CI machine. Whatever is waited for arrives within milliseconds.
 START_SECONDS = 10.0
@@ -803,12 +806,12 @@ class Machine:
         taken = {entry.pw_uid for entry in pwd.getpwall()} | {e.gr_gid for e in grp.getgrall()}
         free = (uid for uid in itertools.count(FIRST_UID) if uid not in taken)
         # The host's own entries of these names, if buswork is installed here, give way to ours.
-        ours = {SERVICE_USER, *self._users, *self._groups}
+        ours = {SERVICE_USER, APPVIEW_USER, *self._users, *self._groups}
         passwd, group = (
             [line for line in _lines(f"/etc/{name}") if line.split(":", 1)[0] not in ours]
             for name in ("passwd", "group")
         )
-        for user in [SERVICE_USER, *self._users]:
+        for user in [SERVICE_USER, APPVIEW_USER, *self._users]:
             uid = self._uids[user] = next(free)
             passwd.append(f"{user}:x:{uid}:{uid}::/nonexistent:/bin/sh")
             group.append(f"{user}:x:{uid}:")
@@ -918,6 +921,7 @@ class Machine:
         fds: Sequence[tuple[str, int]] = (),
         env: Mapping[str, str] | None = None,
         timeout: float = START_SECONDS,
+        name: str = BUS_NAME,
     ) -> Daemon:
         """Starts the daemon as systemd would and waits for READY=1, and that it has its name.
 
@@ -940,9 +944,19 @@ class Machine:
             status = process.poll()
             fate = "is not ready" if status is None else f"ended with {status}"
             raise MachineError(f"the daemon {fate}; its log:\n{daemon.log()}")
-        if not self._bus_line().owner(BUS_NAME):
-            raise MachineError(f"the daemon is ready without {BUS_NAME}; its log:\n{daemon.log()}")
+        if not self._bus_line().owner(name):
+            raise MachineError(f"the daemon is ready without {name}; its log:\n{daemon.log()}")
         return daemon
+
+    def start_appview(self) -> Daemon:
+        """Starts buswork-appview as systemd would: as its user, with its capabilities alone."""
+        uid = self.uid(APPVIEW_USER)
+        names = ",".join(f"+{name}" for name in APPVIEW_CAPABILITIES)
+        command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        command += [f"--{kind}=-all,{names}" for kind in ("inh-caps", "ambient-caps")]
+        command += [f"--bounding-set=-all,{names}", "--no-new-privs", "--"]
+        command += [sys.executable, "-m", "buswork.appviewd", "--bus", "system"]
+        return self.start_daemon(command=command, user="root", name=APPVIEW_NAME)
 
     def _popen_with_fds(
         self,

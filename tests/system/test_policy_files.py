@@ -13,6 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 from support.machine import (
+    APPVIEW_CAPABILITIES,
+    APPVIEW_NAME,
+    APPVIEW_USER,
     BUS_NAME,
     SERVICE_USER,
     CallError,
@@ -22,14 +25,23 @@ from support.machine import (
     why_not,
 )
 
+from buswork.appview.model import MAX_PROCESSES
+from buswork.appview.native import conversations, mqueue
+from buswork.appview.wire.frames import FRAME_BYTES
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTRACTS = sorted((ROOT / "dbus").glob("*.xml"))
 POLICIES = sorted((ROOT / "polkit").glob("*.policy"))
 UNIT = ROOT / "systemd" / "buswork.service"
 DOORS = UNIT.with_name("buswork-doors.service")
-SERVICES = [UNIT, DOORS]
+APPVIEW = UNIT.with_name("buswork-appview.service")
+SERVICES = [UNIT, DOORS, APPVIEW]
 
+BUS_NAMES = [BUS_NAME, APPVIEW_NAME]
 DBUS_ERROR = "org.freedesktop.DBus.Error."
+# The wing that has a name of its own, and what its process has besides.
+OF_APPVIEW = {"org.appview.Inspector", "org.appview.Process"}
+OF_ALL = {"org.buswork.Daemon", "org.freedesktop.LogControl1"}
 STANDARD = {
     "org.freedesktop.DBus.Introspectable",
     "org.freedesktop.DBus.ObjectManager",
@@ -40,6 +52,12 @@ STANDARD = {
 
 def contract_interfaces() -> list[ET.Element]:
     return [element for path in CONTRACTS for element in ET.parse(path).iterfind("interface")]
+
+
+def interfaces_of(bus_name: str) -> set[str]:
+    """Those of a process, without the standard ones."""
+    there = {str(interface.get("name")) for interface in contract_interfaces()}
+    return OF_APPVIEW | OF_ALL if bus_name == APPVIEW_NAME else there - OF_APPVIEW
 
 
 def annotation(element: ET.Element, name: str) -> str | None:
@@ -111,18 +129,29 @@ def test_every_signal_has_a_text(name: str, member: ET.Element) -> None:
     assert annotation(member, "org.gtk.GDBus.DocString"), name
 
 
-def test_every_interface_has_a_text_and_is_let_through() -> None:
-    policy = ET.parse(ROOT / "dbus" / "org.buswork.conf")
-    everybody = policy.find("policy[@context='default']")
+@pytest.mark.parametrize("name", BUS_NAMES)
+def test_every_interface_has_a_text_and_is_let_through(name: str) -> None:
+    everybody = ET.parse(ROOT / "dbus" / f"{name}.conf").find("policy[@context='default']")
     assert everybody is not None
     allowed = {str(rule.get("send_interface")) for rule in everybody.iter("allow")}
     for interface in contract_interfaces():
         assert annotation(interface, "org.gtk.GDBus.DocString"), interface.get("name")
-    assert allowed == {str(i.get("name")) for i in contract_interfaces()} | STANDARD
+    assert allowed == interfaces_of(name) | STANDARD
 
 
 def test_the_named_actions_are_the_shipped_ones() -> None:
     assert named_actions() == set(actions())
+
+
+# Whose process asks; two have an org.buswork.Daemon and a log.
+OWNERS = {
+    "": "unix-user:buswork",
+    **dict.fromkeys(("org.appview.inspect", "org.appview.configure"), "unix-user:buswork-appview"),
+    **dict.fromkeys(
+        ("org.buswork.observe-others", "org.buswork.force-release", "org.buswork.set-log-level"),
+        "unix-user:buswork unix-user:buswork-appview",
+    ),
+}
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.name)
@@ -139,7 +168,7 @@ def test_action_files_are_complete(path: pathlib.Path) -> None:
         for default in ("allow_any", "allow_inactive", "allow_active"):
             assert action.findtext(f"defaults/{default}") in ("yes", "auth_admin_keep"), name
         owner = action.findtext("annotate[@key='org.freedesktop.policykit.owner']")
-        assert owner == "unix-user:buswork", name
+        assert owner == OWNERS.get(str(name), OWNERS[""]), name
 
 
 def test_what_is_open_by_default() -> None:
@@ -207,11 +236,21 @@ def alice(machine: Machine, owner: Client) -> Client:
     return machine.client("alice")
 
 
-def arrived(owner: Client, sender: Client, interface: str | None) -> bool:
+@pytest.fixture(scope="module")
+def inspector(machine: Machine) -> Client:
+    """The same for the process that looks into viewed ones."""
+    inspector = machine.client(APPVIEW_USER)
+    assert inspector.request_name(APPVIEW_NAME) == 1
+    return inspector
+
+
+def arrived(
+    owner: Client, sender: Client, interface: str | None, destination: str = BUS_NAME
+) -> bool:
     """Whether a call of sender reaches the owner of our name: it answers UnknownMethod then."""
     assert sender.name != owner.name
     with pytest.raises(CallError) as refused:
-        sender.call("/", interface, "NoSuchMember")
+        sender.call("/", interface, "NoSuchMember", destination=destination)
     if refused.value.name == f"{DBUS_ERROR}AccessDenied":
         return False
     assert refused.value.name.startswith(f"{DBUS_ERROR}Unknown"), refused.value
@@ -254,9 +293,7 @@ def test_no_other_name_comes_with_ours(machine: Machine, owner: Client) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(
-    "interface", [str(i.get("name")) for i in contract_interfaces()] + sorted(STANDARD)
-)
+@pytest.mark.parametrize("interface", [*sorted(interfaces_of(BUS_NAME)), *sorted(STANDARD)])
 def test_our_interfaces_get_through(owner: Client, alice: Client, interface: str) -> None:
     assert arrived(owner, alice, interface)
 
@@ -267,6 +304,7 @@ def test_our_interfaces_get_through(owner: Client, alice: Client, interface: str
     [
         None,
         "org.mapipc.Stor",
+        "org.appview.Process",
         "org.mapipc.Store2",
         "org.mapipc",
         "org.buswork",
@@ -277,6 +315,27 @@ def test_our_interfaces_get_through(owner: Client, alice: Client, interface: str
 )
 def test_other_interfaces_do_not(owner: Client, alice: Client, interface: str | None) -> None:
     assert not arrived(owner, alice, interface)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("user", ["alice", SERVICE_USER])
+def test_nobody_passes_for_what_looks_into_processes(machine: Machine, user: str) -> None:
+    """Not even the daemon, on a bus that gives it all names below its own."""
+    stranger = machine.client(user)
+    with pytest.raises(CallError) as denied:
+        stranger.request_name(APPVIEW_NAME)
+    assert denied.value.name == f"{DBUS_ERROR}AccessDenied"
+    stranger.close()
+
+
+@pytest.mark.system
+def test_what_looks_into_processes_is_asked_for_that_alone(
+    inspector: Client, alice: Client
+) -> None:
+    for interface in interfaces_of(APPVIEW_NAME) | STANDARD:
+        assert arrived(inspector, alice, interface, APPVIEW_NAME), interface
+    for other in (None, "org.mapipc.Store", "org.freedesktop.DBus.Debug.Stats"):
+        assert not arrived(inspector, alice, other, APPVIEW_NAME), other
 
 
 @pytest.mark.system
@@ -301,11 +360,12 @@ def test_our_rules_open_nothing_else(machine: Machine, owner: Client, alice: Cli
     other.close()
 
 
-def test_every_rule_is_tied_to_our_name_or_to_our_user() -> None:
-    for policy in ET.parse(ROOT / "dbus" / "org.buswork.conf").iter("policy"):
+@pytest.mark.parametrize(("name", "user"), [(BUS_NAME, SERVICE_USER), (APPVIEW_NAME, APPVIEW_USER)])
+def test_every_rule_is_tied_to_our_name_or_to_our_user(name: str, user: str) -> None:
+    for policy in ET.parse(ROOT / "dbus" / f"{name}.conf").iter("policy"):
         for rule in policy:
-            ours = BUS_NAME in (rule.get("own"), rule.get("send_destination"))
-            assert ours or policy.get("user") == SERVICE_USER, rule.attrib
+            ours = name in (rule.get("own"), rule.get("send_destination"))
+            assert ours or policy.get("user") == user, rule.attrib
             assert "*" not in rule.attrib.values()
 
 
@@ -342,25 +402,30 @@ def test_a_bad_policy_would_show() -> None:
 
 
 @pytest.mark.system
-def test_the_activation_file_starts_nothing_without_systemd() -> None:
-    name = "org.buswork.service"
-    file = ROOT / "dbus" / name
-    with Machine(polkit="none", activation={name: file.read_text()}) as machine:
+@pytest.mark.parametrize("name", BUS_NAMES)
+def test_the_activation_file_starts_nothing_without_systemd(name: str) -> None:
+    file = f"{name}.service"
+    text = (ROOT / "dbus" / file).read_text()
+    with Machine(polkit="none", activation={file: text}) as machine:
         alice = machine.client("alice")
         with pytest.raises(CallError) as failed:
-            alice.call("/", "org.freedesktop.DBus.Peer", "Ping")
+            alice.call("/", "org.freedesktop.DBus.Peer", "Ping", destination=name)
         assert failed.value.name == f"{DBUS_ERROR}Spawn.ChildExited"
 
 
-def test_the_activation_file_names_the_unit() -> None:
+@pytest.mark.parametrize(
+    ("name", "user", "unit"),
+    [(BUS_NAME, SERVICE_USER, UNIT), (APPVIEW_NAME, APPVIEW_USER, APPVIEW)],
+)
+def test_the_activation_file_names_the_unit(name: str, user: str, unit: pathlib.Path) -> None:
     parsed = configparser.ConfigParser(interpolation=None)
     parsed.optionxform = str  # type: ignore[assignment,method-assign]
-    parsed.read(ROOT / "dbus" / "org.buswork.service")
+    parsed.read(ROOT / "dbus" / f"{name}.service")
     assert dict(parsed["D-BUS Service"]) == {
-        "Name": BUS_NAME,
+        "Name": name,
         "Exec": "/bin/false",
-        "User": "buswork",
-        "SystemdService": UNIT.name,
+        "User": user,
+        "SystemdService": unit.name,
     }
 
 
@@ -501,8 +566,45 @@ def test_the_doors_are_the_only_ones_with_ip_sockets() -> None:
     assert DOORS.stem not in " ".join(settings(UNIT)["Also"])
 
 
+def test_what_looks_into_processes_has_what_it_needs_for_that_and_no_more() -> None:
+    unit = settings(APPVIEW)
+    capabilities = " ".join(f"CAP_{name.upper()}" for name in APPVIEW_CAPABILITIES)
+    for name, value in {
+        "Type": "notify",
+        "BusName": APPVIEW_NAME,
+        "User": APPVIEW_USER,
+        "ExecStart": "/usr/bin/buswork-appview",
+        "CapabilityBoundingSet": capabilities,
+        "AmbientCapabilities": capabilities,
+        "NoNewPrivileges": "yes",
+        "RestrictNamespaces": "ipc",
+        "RestrictAddressFamilies": "AF_UNIX",
+        "ProtectProc": "default",
+    }.items():
+        assert unit[name] == [value], name
+    # Each hides something that it needs; the last one takes openat2 away.
+    assert not {"PrivateUsers", "PrivateIPC", "RestrictSUIDSGID"} & set(unit)
+    # Nothing enables it: the first call starts it.
+    assert "WantedBy" not in unit
+    assert APPVIEW.name not in UNIT.read_text()
+
+
+def test_there_is_room_for_the_queues_of_all_conversations() -> None:
+    queue = mqueue.Attributes(conversations.MOST_MESSAGES, FRAME_BYTES, 0)
+    room = int(settings(APPVIEW)["LimitMSGQUEUE"][0])
+    assert room == conversations.CONVERSATIONS * 2 * queue.charged
+
+
+def test_there_is_room_for_a_descriptor_of_every_process() -> None:
+    assert int(settings(APPVIEW)["LimitNOFILE"][0]) > MAX_PROCESSES + 64 * 8
+
+
 @needs_systemd
-@pytest.mark.parametrize(("unit", "most"), [(UNIT, 1.2), (DOORS, 1.5)], ids=["daemon", "doors"])
+@pytest.mark.parametrize(
+    ("unit", "most"),
+    [(UNIT, 1.2), (DOORS, 1.5), (APPVIEW, 2.7)],
+    ids=["daemon", "doors", "appview"],
+)
 def test_the_sandbox_is_tight(unit: pathlib.Path, most: float) -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", unit],
@@ -532,7 +634,7 @@ def test_sysusers_makes_our_users(tmp_path: pathlib.Path) -> None:
     subprocess.run([*command, "--inline", *_entries(file)], check=True, capture_output=True)
     lines = (tmp_path / "etc" / "passwd").read_text().splitlines()
     users = {line.split(":")[0]: line.split(":")[6] for line in lines}
-    assert users.keys() == {"buswork", "buswork-doors"}
+    assert users.keys() == {"buswork", "buswork-doors", "buswork-appview"}
     assert all(shell.endswith("nologin") for shell in users.values())
     groups = (tmp_path / "etc" / "group").read_text().splitlines()
     assert {line.split(":")[0] for line in groups} == users.keys()

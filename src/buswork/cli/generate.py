@@ -13,6 +13,7 @@ from buswork.flipper.wire.modules import TABLES
 PROGRAMS = {
     "buswork": ("buswork.cli.parser", "1", "talk to busworkd"),
     "busworkd": ("buswork.daemon", "8", "five small IPC worlds on the D-Bus system bus"),
+    "buswork-appview": ("buswork.appviewd", "8", "processes under AppView on the D-Bus system bus"),
     "buswork-doors": ("buswork.doors", "8", "has the IP sockets of busworkd"),
 }
 _FILES = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
@@ -25,6 +26,7 @@ _LISTS = {
     "keys": f"buswork store list 2>/dev/null | {_HARMLESS}",
     "boards": f"buswork flipper list 2>/dev/null | sed '1d; s/[* ].*//' | {_HARMLESS}",
     "services": f"buswork ipc list --direct 2>/dev/null | sed '1d; s/ .*//' | {_HARMLESS}",
+    "processes": "buswork view ps --all 2>/dev/null | sed '1d; s/^[0-9]* *//; s/ .*//'",
     "modules": "printf '%s\\n' "
     + " ".join(dict.fromkeys(name for table in TABLES.values() for name in table.modules)),
 }
@@ -61,6 +63,7 @@ end
 _COMPLETED_AS = {
     **dict.fromkeys(("key", "keys", "prefix", "words"), _offered("keys")),
     "board": _offered("boards"),
+    "process": _offered("processes"),
     "module": _offered("modules"),
     **dict.fromkeys(("service", "a", "b"), _offered("services")),
     **dict.fromkeys(("file", "image"), _FILES_OF),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from buswork import __version__
-from buswork.cli import flipper_parser, ipc_parser
+from buswork.cli import flipper_parser, ipc_parser, view_parser
 from buswork.cli.exits import epilog
 from buswork.cli.parsing import Commands, Parser, add_command, add_common, add_group, seconds
 
@@ -72,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_fsct(commands)
     flipper_parser.add(commands)
     ipc_parser.add(commands)
+    view_parser.add(commands)
     _add_clients(commands)
     add_command(
         commands,

@@ -9,6 +9,7 @@
 Failures are classes of `buswork.client.errors`, all of them BusworkError.
 """
 
+from buswork.client.appview import AppView, ProcessChange, ProcessFacts, ViewedProcess
 from buswork.client.connection import Client
 from buswork.client.daemon import Daemon, Facts, Held, WingState
 from buswork.client.driver import Driver, Simulator
@@ -33,6 +34,7 @@ from buswork.fsct.wire.terms import PlayerState, Status, TextId, Texts, Timeline
 
 __all__ = [
     "AccessDenied",
+    "AppView",
     "Board",
     "BoardFacts",
     "BusworkError",
@@ -56,6 +58,8 @@ __all__ = [
     "NoReply",
     "NotRunning",
     "PlayerState",
+    "ProcessChange",
+    "ProcessFacts",
     "RevisionGone",
     "Signal",
     "Signals",
@@ -67,6 +71,7 @@ __all__ = [
     "Texts",
     "TimedOut",
     "Timeline",
+    "ViewedProcess",
     "Watch",
     "WingState",
 ]

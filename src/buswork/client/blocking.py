@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
 from buswork.client import connection, daemon, driver, flipper, store, watch
+from buswork.client.appview_blocking import AppView
 from buswork.client.daemon import Facts, Held
 from buswork.client.driver import Device, Player
 from buswork.client.errors import Disconnected, TimedOut
@@ -28,7 +29,7 @@ from buswork.loopthread import LoopThread
 if TYPE_CHECKING:
     from buswork.client.libipc_blocking import LibIpc
 
-__all__ = ["Board", "Client", "Daemon", "Driver", "Events", "Flipper", "Store", "Watch"]
+__all__ = ["AppView", "Board", "Client", "Daemon", "Driver", "Events", "Flipper", "Store", "Watch"]
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class Client:
         self.daemon = Daemon(self, self._client.daemon)
         self.driver = Driver(self, self._client.driver)
         self.flipper = Flipper(self, self._client.flipper)
+        self.appview = AppView(self, self._client.appview)
 
     @functools.cached_property
     def libipc(self) -> "LibIpc":

@@ -15,6 +15,7 @@ from buswork.bus.message import Flag, Frame
 from buswork.bus.objects import PROPERTIES
 from buswork.bus.transport import Connection
 from buswork.bus.writer import close_all
+from buswork.client.appview import AppView
 from buswork.client.daemon import BUS_NAME, Daemon
 from buswork.client.driver import Driver, Simulator
 from buswork.client.errors import (
@@ -72,10 +73,11 @@ class Client:
         self.daemon = Daemon(self)
         self.driver = Driver(self)
         self.flipper = Flipper(self)
+        self.appview = AppView(self)
         self.simulator = Simulator(self)
         self._before_prompt = before_prompt
         self._connection: Connection | None = None
-        self._tracker: NameTracker | None = None
+        self._trackers: dict[str, NameTracker] = {}
         self._known_owner: str | None = None
         self._last_owner: str | None = None
         self._on_restart: list[Callable[[], None]] = []
@@ -97,11 +99,10 @@ class Client:
             connection = await Connection.open(bus_address(self.bus))
         except (OSError, TimeoutError, BusworkError) as error:
             raise Disconnected(f"no connection to the bus {self.bus}: {error}") from error
-        tracker = NameTracker(connection, BUS_NAME)
-        tracker.on_change(self._note_owner)
-        self._connection, self._tracker = connection, tracker
+        self._connection = connection
+        self._trackers.clear()
         try:
-            await tracker.start()
+            await self.track(BUS_NAME, self._note_owner)
         except BaseException:
             connection.close()
             raise
@@ -130,7 +131,20 @@ class Client:
     @property
     def owner(self) -> str | None:
         """The unique name of the daemon that runs now."""
-        return self._tracker.owner if self._tracker is not None else None
+        return self.owner_of(BUS_NAME)
+
+    def owner_of(self, name: str) -> str | None:
+        """Of the daemon's name, and of others that are tracked."""
+        tracker = self._trackers.get(name)
+        return tracker.owner if tracker is not None else None
+
+    async def track(self, name: str, on_change: Callable[[], None]) -> None:
+        """Who has another name of ours is known from now on, and told when it changes."""
+        tracker = self._trackers.get(name)
+        if tracker is None:
+            tracker = self._trackers[name] = NameTracker(self.connection, name)
+            tracker.on_change(on_change)
+            await tracker.start()
 
     def on_restart(self, callback: Callable[[], None]) -> None:
         """Calls back when another daemon has taken the place of the one before.
@@ -199,9 +213,10 @@ class Client:
         values: Sequence[Any] = (),
         *,
         returns: str = "",
+        to: str = BUS_NAME,
     ) -> Any:
         """Calls a method of the daemon; returns its value, or the sequence of several."""
-        frame = await self.request(target, member, signature, values, returns=returns)
+        frame = await self.request(target, member, signature, values, returns=returns, to=to)
         result = frame.values()
         return result[0] if len(result) == 1 else result
 
@@ -272,10 +287,11 @@ class Client:
         names = (interface, name)
         return (await self.call((path, PROPERTIES), "Get", "ss", names, returns="v")).value
 
-    async def get_all(self, target: Target) -> dict[str, Any]:
+    async def get_all(self, target: Target, *, to: str = BUS_NAME) -> dict[str, Any]:
         """The properties that the caller may read."""
         path, interface = target
-        found = await self.call((path, PROPERTIES), "GetAll", "s", (interface,), returns="a{sv}")
+        properties = (path, PROPERTIES)
+        found = await self.call(properties, "GetAll", "s", (interface,), returns="a{sv}", to=to)
         return {name: variant.value for name, variant in found.items()}
 
     # -- signals -------------------------------------------------------------------------------
@@ -305,13 +321,18 @@ class Client:
             raise typed(error) from None
 
     def hear(
-        self, signal: tuple[str, str], callback: OnSignal, *, path: str | None = None
+        self,
+        signal: tuple[str, str],
+        callback: OnSignal,
+        *,
+        path: str | None = None,
+        sender: str = BUS_NAME,
     ) -> Callable[[], None]:
         """The same without asking the bus for the signal: somebody has, or it is unicast."""
 
         def check(frame: Frame) -> None:
             # Anybody may send us anything; only what the owner of the name sent counts.
-            if frame.header.sender == self.owner:
+            if frame.header.sender == self.owner_of(sender):
                 callback(frame)
 
         connection = self.connection
