@@ -1,9 +1,12 @@
 """Which tests a machine can run, told by marker; what is skipped is summed up in one line each."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -99,3 +102,15 @@ def pytest_terminal_summary(
     tiers = Counter(reason for reason in reasons if reason.startswith("tier "))
     for what, count in sorted(tiers.items()):
         terminalreporter.write_line(f"not run here: {what} ({count} tests)")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_of_one_file(request):
+    """Whoever asks all viewed processes of the machine would ask those of another file's tests, at
+    which he is not expected; and the queues of all are counted against one user."""
+    if request.node.get_closest_marker("processes") is None:
+        yield
+        return
+    with (Path(tempfile.gettempdir()) / f"buswork-processes-{os.getuid()}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

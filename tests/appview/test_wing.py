@@ -19,6 +19,8 @@ from buswork.bus.logind import Logind
 from buswork.bus.ownership import Holdings
 from buswork.host import Host
 
+pytestmark = pytest.mark.processes
+
 PROPERTIES = DRIVER + ".Properties"
 ME = ":1.77"
 PATIENCE = 20.0

@@ -12,6 +12,8 @@ from buswork.cli.exits import Exit
 from buswork.cli.output import CommandError
 from buswork.client import BusworkError
 
+pytestmark = pytest.mark.processes
+
 WEB = facts(20, "web")
 OTHER_WEB = facts(4, "web", uid=65534)
 WORKER = facts(7, "worker", state="Latent")

@@ -13,6 +13,8 @@ from buswork.cli.exits import Exit
 from buswork.cli.output import InputError
 from buswork.client import BusworkError
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def client():

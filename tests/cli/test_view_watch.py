@@ -2,9 +2,12 @@ import json
 import signal
 import subprocess
 
+import pytest
 from cli.viewed import FakeClient, ViewedWorld, done, facts
 
 from buswork.cli.exits import Exit
+
+pytestmark = pytest.mark.processes
 
 
 def test_what_comes_changes_and_goes(capfd):

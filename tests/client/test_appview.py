@@ -25,6 +25,8 @@ from buswork.client import (
 from buswork.client.appview import PROCESSES
 from buswork.client.errors import UnknownObject
 
+pytestmark = pytest.mark.processes
+
 PATIENCE = 20.0
 
 

@@ -19,7 +19,7 @@ from support.machine import CallError, Machine
 
 from buswork import __version__
 
-pytestmark = pytest.mark.tools
+pytestmark = [pytest.mark.processes, pytest.mark.tools]
 
 ROOT = Path(__file__).parents[2]
 READY = ROOT / ".venv/.ready-run"

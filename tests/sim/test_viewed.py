@@ -21,6 +21,8 @@ from buswork.appview.wire.frames import (
 from buswork.sim import viewed
 from buswork.sim.viewed import FAULTS, Knowledge, Library
 
+pytestmark = pytest.mark.processes
+
 STATUS = b'{"req":1}'
 VIEWED = {"status": 200, "viewed": True}
 

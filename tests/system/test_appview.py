@@ -19,7 +19,7 @@ from support.places import OBJECT_MANAGER, PROPERTIES, eventually, refused
 
 from buswork.appview.native import mqueue
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.processes, pytest.mark.system]
 
 ROOT, INSPECTOR, PROCESS = "/org/appview", "org.appview.Inspector", "org.appview.Process"
 ERROR = "org.appview.Error."

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.container import HOME, Container, ContainerError, Process
 
-pytestmark = pytest.mark.systemd
+pytestmark = [pytest.mark.processes, pytest.mark.systemd]
 
 SERVICE = "buswork-appview.service"
 NAME, ROOT = "org.buswork.AppView", "/org/appview"

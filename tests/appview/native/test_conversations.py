@@ -22,6 +22,8 @@ from buswork.appview.native.conversations import (
 from buswork.appview.wire import requests
 from buswork.errors import AccessDenied, LimitsExceeded
 
+pytestmark = pytest.mark.processes
+
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 OTHER = 65534
 

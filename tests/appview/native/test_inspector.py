@@ -15,6 +15,8 @@ from buswork.appview.native.inspector import Inspector
 from buswork.appview.wire import requests
 from buswork.errors import AccessDenied, InvalidArgs
 
+pytestmark = pytest.mark.processes
+
 
 class World:
     def __init__(self):

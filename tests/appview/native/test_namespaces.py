@@ -20,7 +20,10 @@ def can_unshare():
     return bool(found) and found.returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not can_unshare(), reason="needs root, for namespaces")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not can_unshare(), reason="needs root, for namespaces"),
+]
 
 
 @pytest.fixture

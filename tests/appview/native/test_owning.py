@@ -7,7 +7,10 @@ from appview.people import Viewed
 from buswork.appview.native import owning
 from buswork.appview.native.owning import owner
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users"),
+]
 OTHER = 65534
 
 

@@ -8,6 +8,8 @@ from appview.people import Viewed
 from buswork.appview.native import processes
 from buswork.appview.native.processes import held, look, pids, scan
 
+pytestmark = pytest.mark.processes
+
 OTHER = 65534
 
 

@@ -7,6 +7,8 @@ from buswork.appview.native.conversations import Conversations
 from buswork.appview.native.inspector import Inspector
 from buswork.appview.native.watching import Watch
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 async def inspector():
