@@ -1,16 +1,14 @@
 """Which tests a machine can run, told by marker; what is skipped is summed up in one line each."""
 
-import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support import vm
+from support.alone import alone_with_processes
 
 # How long an example takes says nothing on a busy machine; and the same tests are the same each
 # time, unless it is new examples that are wanted (--fuzz).
@@ -106,11 +104,8 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="module", autouse=True)
 def processes_of_one_file(request):
-    """Whoever asks all viewed processes of the machine would ask those of another file's tests, at
-    which he is not expected; and the queues of all are counted against one user."""
     if request.node.get_closest_marker("processes") is None:
         yield
         return
-    with (Path(tempfile.gettempdir()) / f"buswork-processes-{os.getuid()}").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone_with_processes():
         yield

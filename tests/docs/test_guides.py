@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 from client.private_bus import PrivateBus
+from support.alone import alone_with_processes
 from support.machine import CallError, Machine
 
 from buswork import __version__
 
-pytestmark = [pytest.mark.processes, pytest.mark.tools]
+pytestmark = pytest.mark.tools
 
 ROOT = Path(__file__).parents[2]
 READY = ROOT / ".venv/.ready-run"
@@ -189,7 +190,7 @@ def viewed(bus: PrivateBus) -> Iterator[dict[str, str]]:
     try:
         assert simulated.stdout is not None
         pid = simulated.stdout.readline().strip()
-        with service(bus, "buswork.appviewd"):
+        with alone_with_processes(), service(bus, "buswork.appviewd"):
             yield {"VIEWED_PID": pid}
     finally:
         simulated.communicate()
@@ -219,7 +220,11 @@ def on_a_private_bus(folder: Path, text: str) -> None:
     """With what ./dev gives to a shell."""
     with PrivateBus() as bus:
         bus.start_daemon("--simulate")
-        with doors(bus) as boards, viewed(bus) as processes:
+        is_about_processes = "buswork view" in text
+        with (
+            doors(bus) as boards,
+            viewed(bus) if is_about_processes else contextlib.nullcontext({}) as processes,
+        ):
             _run(folder, text, bus, boards | processes)
 
 

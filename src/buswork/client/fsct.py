@@ -139,7 +139,7 @@ class IpcDriver:
         while not self.is_connected:
             await self._ready.wait()
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)  # or it kept all that it was raised by
 
     async def wait_disconnected(self) -> None:
         """Waits until the driver is gone, if there is one."""

@@ -189,7 +189,7 @@ class _Owned(Generic[T]):
         if found is None:
             self._news.put_nowait(None)  # for whoever else waits
             assert self._end is not None
-            raise self._end
+            raise self._end.with_traceback(None)  # or it kept all that it was raised by
         news, cost = found
         self._owed += cost
         if self._owed >= GRANT_AT_ONCE and self._granting is None:
@@ -219,7 +219,7 @@ class _Owned(Generic[T]):
             while True:
                 self._room.clear()
                 if self._end is not None:
-                    raise self._end
+                    raise self._end.with_traceback(None)  # or it kept all that it was raised by
                 try:
                     await self._client.call(self._target, "Send", signature, values)
                     return

@@ -41,7 +41,7 @@ class Inbox:
         finally:
             self._only_looks = False
         if self._end is not None:
-            raise self._end
+            raise self._end.with_traceback(None)  # or it kept all that it was raised by
 
     def expect_whole(self, waiting: int) -> None:
         """What comes next must not belong to what came before."""
@@ -52,7 +52,7 @@ class Inbox:
         if self._waiter is not None:
             raise RuntimeError("another task waits for this connection")
         if self._end is not None:
-            raise self._end
+            raise self._end.with_traceback(None)  # or it kept all that it was raised by
         self._waiter = asyncio.get_running_loop().create_future()
         self._source.resume()
         try:
