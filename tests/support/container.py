@@ -31,6 +31,8 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from support.places import eventually
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 GUARD = pathlib.Path(__file__).resolve().with_name("guard.py")
 PREFIX = pathlib.Path(sys.base_prefix).resolve()
@@ -198,6 +200,10 @@ class Container:
         return self.run([f"{HOME}/bin/python", "-c", code, *arguments], user).stdout
 
     # Asking systemd
+
+    def until_ready(self, unit: str) -> None:
+        """A daemon answers a moment before it tells systemd that it is ready."""
+        eventually(lambda: self.show(unit, "ActiveState") == "active")
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit, as `systemctl show` writes it."""

@@ -66,7 +66,7 @@ def test_the_first_call_starts_it(container: Container) -> None:
     assert container.show(SERVICE, "ActiveState") == "inactive"
     assert container.show(SERVICE, "UnitFileState") == "static"
     assert call(container, "alice", ROOT, INSPECTOR, "Scan") == [[]]
-    assert container.show(SERVICE, "ActiveState") == "active"
+    container.until_ready(SERVICE)
     assert container.show(SERVICE, "StatusText") == "serving appview"
     text = container.run(["cat", f"/proc/{main_pid(container, SERVICE)}/status"]).stdout
     status = dict(line.split(":\t", 1) for line in text.splitlines())

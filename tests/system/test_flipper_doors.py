@@ -111,7 +111,7 @@ def test_the_socket_of_the_boards_starts_the_daemon(container: Container) -> Non
     container.run(["systemctl", "stop", SERVICE])
     assert container.show("buswork-fmr.socket", "UnitFileState") == "enabled"
     assert container.python(FMR).strip() == NO_BOARD
-    assert container.show(SERVICE, "ActiveState") == "active"
+    container.until_ready(SERVICE)
     assert "Traceback" not in container.journal(SERVICE)
 
 

@@ -52,7 +52,7 @@ def test_the_first_player_starts_the_daemon(container: Container) -> None:
     assert container.show(SERVICE, "ActiveState") == "inactive"
     said = container.python(NATIVE, "alice", '["get_preferred_player", []]')
     assert said.split() == ["1", "None"]
-    assert container.show(SERVICE, "ActiveState") == "active"
+    container.until_ready(SERVICE)
     facts = container.run(["stat", "-c", "%a %U", "/run/fsct", "/run/fsct/fsct.sock"]).stdout
     assert facts.splitlines() == ["755 root", "666 root"]
 

@@ -127,7 +127,7 @@ def test_the_look_up_starts_the_daemon(container: Container) -> None:
     with serving(container, f"{C}/pong"):
         said = container.python(LOOK_UP, "alice", f"{C}/network", HELLO["c"], "c")
         assert said.strip() == HELLO["c"]
-    assert container.show(SERVICE, "ActiveState") == "active"
+    container.until_ready(SERVICE)
 
 
 def test_nobody_takes_the_place_of_the_look_up(container: Container) -> None:

@@ -67,11 +67,6 @@ def state(container: Container, unit: str = SERVICE) -> str:
     return container.show(unit, "ActiveState")
 
 
-def until_ready(container: Container) -> None:
-    """It answers a moment before it tells systemd so."""
-    eventually(lambda: state(container) == "active")
-
-
 def main_pid(container: Container) -> int:
     return int(container.show(SERVICE, "MainPID"))
 
@@ -97,7 +92,7 @@ def set_(container: Container, key: str, value: str, user: str = "alice") -> Non
 
 def test_the_first_call_starts_it(container: Container) -> None:
     assert call(container, "alice", "Set", "ss", "key", "value") == [1]
-    until_ready(container)
+    container.until_ready(SERVICE)
     assert container.show(SERVICE, "StatusText").startswith("serving ")
     status = container.run(["cat", f"/proc/{main_pid(container)}/status"]).stdout
     assert f"\nUid:\t{container.uid('buswork')}\t" in status
@@ -105,7 +100,7 @@ def test_the_first_call_starts_it(container: Container) -> None:
 
 def test_the_first_native_client_starts_it(container: Container) -> None:
     set_(container, "key", "value")
-    until_ready(container)
+    container.until_ready(SERVICE)
     assert call(container, "bob", "Get", "s", "key") == ["value"]
 
 
