@@ -1,10 +1,10 @@
 """What the guide to viewed processes says in tables and numbers, held against the code."""
 
 import re
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from support.guides import rights, table
 
 from buswork.appview import errors, model
 from buswork.appview.face import ProcessFace
@@ -17,7 +17,6 @@ from buswork.errors import BusworkError
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guide-appview.md").read_text()
 TEXT = " ".join(GUIDE.split())
-ANSWERS = {"yes": "yes", "auth_admin_keep": "administrator's password"}
 QUEUES = 2 * mqueue.Attributes(conversations.MOST_MESSAGES, frames.FRAME_BYTES, 0).charged
 LIMITS = {
     "processes that are shown": f"{model.MAX_PROCESSES}",
@@ -38,10 +37,7 @@ LIMITS = {
 
 
 def rows(heading):
-    """The cells of the first table below a heading, without its head."""
-    section = GUIDE.partition(f"\n{heading}\n")[2]
-    _, _, *lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0].splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return table(GUIDE, heading)
 
 
 def test_the_limits():
@@ -71,13 +67,7 @@ def test_each_has_its_method(row):
 
 
 def test_the_rights_are_those_of_the_policy():
-    policy = ET.parse(ROOT / "polkit/org.appview.policy")
-    shipped = {
-        action.get("id").removeprefix("org.appview."): {
-            ANSWERS[action.findtext(f"defaults/allow_{who}")] for who in ("any", "active")
-        }
-        for action in policy.iter("action")
-    }
+    shipped = {name: set(answers) for name, answers in rights("org.appview").items()}
     told = {row[0].strip("`"): {row[2]} for row in rows("## Who may do what")}
     assert told == shipped
 

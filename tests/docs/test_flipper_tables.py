@@ -1,10 +1,9 @@
 """What the guide to Flipper boards says in tables and numbers, held against the code."""
 
-import re
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from support.guides import rights, table
 
 from buswork.errors import BusworkError
 from buswork.flipper import errors
@@ -17,26 +16,16 @@ from buswork.flipper.wire.terms import BLOCK_BYTES
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guide-flipper.md").read_text()
 TEXT = " ".join(GUIDE.split())
-ANSWERS = {"yes": "yes", "auth_admin_keep": "administrator's password"}
 
 
 def rows(heading):
-    """The cells of the first table below a heading, without its head."""
-    section = GUIDE.partition(f"\n{heading}\n")[2]
-    _, _, *lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0].splitlines()
-    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+    return [[cell.strip("`") for cell in row] for row in table(GUIDE, heading)]
 
 
 def test_the_rights_are_those_of_the_policy():
-    policy = ET.parse(ROOT / "polkit/org.flipper.device.policy")
-    shipped = {
-        action.get("id").removeprefix("org.flipper.device."): (
-            ANSWERS[action.findtext("defaults/allow_active")],
-            ANSWERS[action.findtext("defaults/allow_any")],
-        )
-        for action in policy.iter("action")
-    }
-    assert {row[0]: tuple(row[2:]) for row in rows("## Who may do what")} == shipped
+    assert {row[0]: tuple(row[2:]) for row in rows("## Who may do what")} == rights(
+        "org.flipper.device"
+    )
 
 
 def test_the_errors_are_those_of_the_wing():

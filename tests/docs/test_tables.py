@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.guides import table
 
 from buswork.authority import Limits
 from buswork.bus import backlog, news
@@ -48,10 +49,7 @@ LIMITS = {
 
 
 def rows(heading):
-    """The cells of the first table below a heading of the guide, without its head."""
-    section = GUIDE.partition(f"\n{heading}\n")[2]
-    _, _, *lines = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0].splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return table(GUIDE, heading)
 
 
 def test_the_limits_of_the_guide_are_those_of_the_code():

@@ -10,6 +10,7 @@ from collections import Counter
 
 from flipper.wire.boards import run
 from flipper.wire.vectors import vector, vectors
+from fuzz.spoiling import spoilt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -71,23 +72,6 @@ SENT = {
 INTERESTING = (0, 1, 2, 3, 4, 5, 6, 7, 8, 14, 17, 18, 0x36, 0x40, 0x7F, 0x80, 0xFE, 0xFF)
 
 
-def spoilt(generator, data, most=3):
-    """These bytes as they are, or altered in some places."""
-    raw = bytearray(data)
-    for _ in range(generator.randrange(most + 1)):
-        at = generator.randrange(len(raw) + 1)
-        match generator.randrange(6):
-            case 0 | 1 if at < len(raw):
-                raw[at] = generator.randrange(256)
-            case 2 | 3 if at < len(raw):
-                raw[at] = generator.choice(INTERESTING)
-            case 4:
-                del raw[at : at + generator.randrange(1, 6)]
-            case 5:
-                raw[at:at] = generator.randbytes(generator.randrange(1, 6))
-    return bytes(raw)
-
-
 def with_checksum(packet):
     """Nobody alters packets without this."""
     if len(packet) < 6:
@@ -98,7 +82,7 @@ def with_checksum(packet):
 
 
 def some_packet(generator, generation):
-    packet = spoilt(generator, generator.choice(SENT[generation])[:64])
+    packet = spoilt(generator, generator.choice(SENT[generation])[:64], INTERESTING)
     return with_checksum(packet) if generator.randrange(8) else packet
 
 
@@ -316,7 +300,7 @@ def some_chunks(generator, exchange, line):
             chunks.insert(generator.randrange(len(chunks) + 1), generator.choice(SENT[generation]))
         case 2:
             at = generator.randrange(len(chunks))
-            chunks[at] = spoilt(generator, chunks[at])
+            chunks[at] = spoilt(generator, chunks[at], INTERESTING)
         case 3:
             length = generator.choice((0, 1, 4, 5, 6, 8, 9, 10, 63, 64, 65, 128, 512))
             chunks = [generator.randbytes(length) for _ in range(3)]
@@ -396,7 +380,7 @@ def test_hostile_images():
     generator = random.Random(20180114)
     read = Counter()
     for _ in range(max(20_000, EXAMPLES)):
-        image = spoilt(generator, IMAGE, 4)
+        image = spoilt(generator, IMAGE, INTERESTING, 4)
         try:
             found = parse_image(image)
         except BadValue as error:

@@ -18,6 +18,7 @@ from fuzz.libipc_contracts import (
     read_typed,
     read_uri,
 )
+from fuzz.spoiling import spoilt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,23 +31,6 @@ fuzz = settings(
 )
 
 INTERESTING = (0, 1, 2, 3, 4, 5, 6, 7, 0x1E, 0x20, 0x2F, 0x3B, 0x7F, 0x80, 0x84, 0x98, 0xFF)
-
-
-def spoilt(generator, data, most=3):
-    """These bytes as they are, or altered in some places."""
-    raw = bytearray(data)
-    for _ in range(generator.randrange(most + 1)):
-        at = generator.randrange(len(raw) + 1)
-        match generator.randrange(6):
-            case 0 | 1 if at < len(raw):
-                raw[at] = generator.randrange(256)
-            case 2 | 3 if at < len(raw):
-                raw[at] = generator.choice(INTERESTING)
-            case 4:
-                del raw[at : at + generator.randrange(1, 6)]
-            case 5:
-                raw[at:at] = generator.randbytes(generator.randrange(1, 6))
-    return bytes(raw)
 
 
 def cut(generator, data):
@@ -67,7 +51,7 @@ def some_stream(generator, form):
             return (b"\2" + header + b"\0" if form is Form.C else header) + bytes(20)
         case _:
             seeds = generator.choices(STREAMS[form], k=generator.choice((1, 1, 2, 3)))
-            return b"".join(spoilt(generator, seed) for seed in seeds)
+            return b"".join(spoilt(generator, seed, INTERESTING) for seed in seeds)
 
 
 @pytest.mark.parametrize("form", Form)
@@ -135,7 +119,7 @@ def test_hostile_requests():
     ]
     ends = Counter()
     for _ in range(CASES // 2):
-        ends[read_request(spoilt(generator, generator.choice(seeds), 4))] += 1
+        ends[read_request(spoilt(generator, generator.choice(seeds), INTERESTING, 4))] += 1
     wanted = ("BadRequest", "target: BadRequest", "elsewhere", "uri", "endpoint")
     assert min(ends[end] for end in wanted) > CASES // 1000, ends
 
@@ -171,7 +155,7 @@ def test_hostile_objects(codec):
     generator = random.Random(20190119)
     ends = Counter()
     for _ in range(CASES // 2):
-        ends[read_typed(codec, spoilt(generator, generator.choice(TYPED[codec])))] += 1
+        ends[read_typed(codec, spoilt(generator, generator.choice(TYPED[codec]), INTERESTING))] += 1
     wanted = ("BadTyped", "Leaf", "Branch", "dict")
     assert min(ends[end] for end in wanted) > CASES // 1000, ends
 
