@@ -616,10 +616,13 @@ class Client:
                 raise TimeoutError(f"no signal {member} within {timeout} s")
 
     def signals(self) -> list[Signal]:
-        """The signals that have arrived, in order; the next time only newer ones."""
+        """The signals that have arrived, in order; the next time only newer ones.
+
+        The bus greets every caller with NameAcquired, which some hear and some just miss.
+        """
         with contextlib.suppress(CallError):
             self.bus("GetId")  # whatever the bus sent before its answer is here now
-        found = list(self._signals)
+        found = [signal for signal in self._signals if signal.member != "NameAcquired"]
         self._signals.clear()
         return found
 
