@@ -27,6 +27,9 @@ LIMITS = {
     "a pair of queues": (
         f"2 x {conversations.MOST_MESSAGES} messages of {frames.FRAME_BYTES} bytes"
     ),
+    "the same, where a configuration is sent": (
+        f"2 x {conversations.MOST_LONG_MESSAGES} messages of {frames.FRAME_BYTES} bytes"
+    ),
     "a request": f"{frames.MOST_REQUEST_BYTES} bytes",
     "an answer": f"{frames.MOST_ANSWER_BYTES} bytes",
     "an answer takes": (

@@ -183,7 +183,7 @@ def test_a_queue_that_is_too_small_gets_no_answer(library, bare):
 
 
 def test_frames_are_waited_for(library, queues, monkeypatch):
-    frames = request_frames(b'{"req":1,"x":"' + b"x" * 100 + b'"}', 7, 64)
+    frames = list(request_frames(b'{"req":1,"x":"' + b"x" * 100 + b'"}', 7, 64))
     assert len(frames) > 2
     meanwhile(monkeypatch, *(lambda frame=frame: queues.send(frame) for frame in frames[1:]))
     queues.send(frames[0])
@@ -205,7 +205,7 @@ def test_but_not_for_long(library, queues):
 
 
 def test_the_first_bad_frame_ends_a_request(library, queues):
-    good, late = request_frames(STATUS, 7, 8192)[0], request_frames(STATUS, 8, 8192)[0]
+    (good,), (late,) = request_frames(STATUS, 7, 8192), request_frames(STATUS, 8, 8192)
     queues.send(good.replace(b'"req":0', b'"req":1', 1), b"bad", late)
     library.tick()
     with pytest.raises(RefusedFrame):

@@ -77,7 +77,7 @@ def test_requests_are_cut_as_the_original_does(name):
             request.payload, request.uniq, vector.get("in_msgsize", FRAME_BYTES)
         )
         assert all(frame in asked(vector) for frame in frames)
-    total = sum(len(request_frames(r.payload, r.uniq)) for r in joined(asked(vector)))
+    total = sum(len(list(request_frames(r.payload, r.uniq))) for r in joined(asked(vector)))
     assert total == len(asked(vector))
 
 
@@ -138,14 +138,14 @@ def test_a_stale_answer_is_nobodys():
 @pytest.mark.parametrize("frame_bytes", [48, 64, 1000, FRAME_BYTES])
 def test_a_request_fills_its_frames(frame_bytes):
     payload = bytes(random.Random(1).choices(b"abc", k=10_000))
-    frames = request_frames(payload, 7, frame_bytes)
+    frames = list(request_frames(payload, 7, frame_bytes))
     assert {len(frame) for frame in frames[:-1]} == {frame_bytes}
     assert joined(frames) == [Joined(7, payload)]
 
 
 def test_the_longest_request():
     payload = b"x" * MOST_REQUEST_BYTES
-    frames = request_frames(payload, 9)
+    frames = list(request_frames(payload, 9))
     assert len(frames) == 129
     assert joined(frames) == [Joined(9, payload)]
     with pytest.raises(BadFrame, match="1048576"):
@@ -153,7 +153,7 @@ def test_the_longest_request():
 
 
 def test_the_process_joins_no_more():
-    frames = request_frames(b"x" * MOST_REQUEST_BYTES, 9)
+    frames = list(request_frames(b"x" * MOST_REQUEST_BYTES, 9))
     frames[-1] = frames[-1][:-1] + b"x\0"
     assert joined(frames) == [Joined(9, fault=Status.BAD)]
 

@@ -1,6 +1,8 @@
 /* Viewed processes and their client, as bare as they can be.
  *
  *   appview_queues answer [TICK_US]   answers its queues, at once or whenever it looks
+ *   appview_queues wait               the same; where a frame is not there, or has no room, it looks
+ *                                     again after 50 us, as the real library (protocol section 2)
  *   appview_queues ask PID COUNT      asks such a process COUNT times for its status
  *   appview_queues send PID COUNT     COUNT requests of 1 MiB, each answered by the same
  *   appview_queues sleep COUNT        so many processes that do nothing
@@ -25,16 +27,20 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MESSAGES 4
+#define MESSAGES 10
 #define MESSAGE_BYTES 8192
 /* With the NUL at its end, a request has no more (protocol section 2). */
 #define REQUEST_BYTES (1048576 - 1)
 #define UNIQ 7943
 /* How often it is looked for a queue that may have come. */
 #define LOOK_US 200
+/* The library's patience with one frame. */
+#define TRIES 500
+#define TRY_US 50
 #define STATUS "{\"status\":200,\"viewed\":true}"
 #define DETAILS "{\"status\":200,\"pid\":1,\"uuid\":\"u\",\"id\":\"i\",\"machine_id\":\"m\"}"
 
+static int waits; /* between tries (O_NONBLOCK), where others sleep until they are woken */
 static char frame[MESSAGE_BYTES], data[REQUEST_BYTES + MESSAGE_BYTES];
 
 static void must(int holds, const char *what) {
@@ -59,6 +65,23 @@ static mqd_t open_queue(const char *which, int pid, int flags) {
 
 /* -- the process ------------------------------------------------------------------------------ */
 
+static void send_frame(mqd_t out, size_t size) {
+    for (int tries = 0; mq_send(out, frame, size, 0) < 0; tries++) {
+        must(errno == EAGAIN && tries < TRIES, "answer");
+        usleep(TRY_US);
+    }
+}
+
+static size_t take_frame(mqd_t in) {
+    for (int tries = 0;; tries++) {
+        ssize_t length = mq_receive(in, frame, sizeof frame, NULL);
+        if (length > 0)
+            return (size_t) length;
+        must(errno == EAGAIN && tries < TRIES, "receive");
+        usleep(TRY_US);
+    }
+}
+
 static void send_answer(mqd_t out, const char *payload, size_t size, long uniq) {
     for (size_t at = 0; at < size;) {
         size_t remain = size - at;
@@ -67,7 +90,7 @@ static void send_answer(mqd_t out, const char *payload, size_t size, long uniq) 
         if (part == remain)
             memcpy(strstr(frame, "206"), "200", 3);
         memcpy(frame + head + 1, payload + at, part);
-        must(mq_send(out, frame, (size_t) head + 1 + part, 0) == 0, "answer");
+        send_frame(out, (size_t) head + 1 + part);
         at += part;
     }
 }
@@ -77,20 +100,19 @@ static void serve(mqd_t in, mqd_t out) {
     size_t gathered = 0;
     for (;;) {
         struct pollfd wait = { .fd = in, .events = POLLIN };
-        if (poll(&wait, 1, 1) == 0) {
+        if (!(waits && gathered) && poll(&wait, 1, 1) == 0) {
             struct stat facts;
             must(fstat(in, &facts) == 0, "fstat");
             if (facts.st_nlink == 0)
                 return;
             continue;
         }
-        ssize_t length = mq_receive(in, frame, sizeof frame, NULL);
-        must(length > 0, "receive");
+        size_t length = take_frame(in);
         size_t head = strlen(frame) + 1;
         int more = strstr(frame, "\"req\":1,") != NULL;
         long uniq = atol(strstr(frame, "\"uniq\":") + 7);
-        memcpy(data + gathered, frame + head, (size_t) length - head);
-        gathered += (size_t) length - head - 1;
+        memcpy(data + gathered, frame + head, length - head);
+        gathered += length - head - 1;
         if (more)
             continue;
         int asks_details = !strncmp(data, "{\"req\":5}", 9);
@@ -111,10 +133,10 @@ static int answer(unsigned tick_us) {
     printf("READY\n");
     fflush(stdout);
     for (struct pollfd end = { .fd = 0, .events = POLLIN }; poll(&end, 1, 0) == 0; usleep(tick_us)) {
-        mqd_t in = open_queue("In", getpid(), O_RDONLY);
+        mqd_t in = open_queue("In", getpid(), O_RDONLY | waits);
         if (in < 0)
             continue;
-        mqd_t out = open_queue("Out", getpid(), O_WRONLY);
+        mqd_t out = open_queue("Out", getpid(), O_WRONLY | waits);
         if (out >= 0) {
             serve(in, out);
             mq_close(out);
@@ -212,6 +234,10 @@ int main(int argc, char **argv) {
     memset(data, 'x', sizeof data);
     if (!strcmp(what, "answer"))
         return answer(argc > 2 ? (unsigned) atoi(argv[2]) : LOOK_US);
+    if (!strcmp(what, "wait")) {
+        waits = O_NONBLOCK;
+        return answer(LOOK_US);
+    }
     if (!strcmp(what, "ask") && argc > 3) {
         memcpy(data, "{\"req\":1}", 9);
         return ask(atoi(argv[2]), atol(argv[3]), 9);

@@ -22,11 +22,10 @@ import random
 import resource
 import stat
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from buswork.appview import errors
 from buswork.appview.native import mqueue
@@ -52,6 +51,14 @@ ANSWER_SECONDS: Final = 5.0
 # Frames under way, so that neither end waits for each: the process gives up on a frame that it
 # can't place, or that does not come, after 70 ms.
 MOST_MESSAGES: Final = 4
+# The same where a request may be long, as many as the kernel allows everybody: where none was
+# there, the process sleeps for 50 us, and then takes as many as came meanwhile.
+MOST_LONG_MESSAGES: Final = 10
+# Of a long exchange, the next frame is there after some 50 us: to try again for about so long is
+# cheaper than the way through the loop.
+TRIES: Final = 30
+# Then others have their turn: whoever writes without an end does not hold up the loop.
+FRAMES_PER_TURN: Final = 256
 # How long room for queues is waited for, and how often it is looked for.
 ROOM_SECONDS: Final = 1.0
 ROOM_LOOK_SECONDS: Final = 0.002
@@ -63,6 +70,8 @@ CONVERSATIONS_PER_UID: Final = 20
 ASK_MODE: Final = 0o400
 ANSWER_MODE: Final = 0o200
 _UNFINISHED_MODE: Final = 0o600
+
+_Done = TypeVar("_Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +121,24 @@ class Conversations:
         self._traveller.close()
 
     @asynccontextmanager
-    async def speak(self, target: Target, uid: int) -> AsyncIterator["Conversation"]:
+    async def speak(
+        self, target: Target, uid: int, most_messages: int = MOST_MESSAGES
+    ) -> AsyncIterator["Conversation"]:
         """uid: who wants to know."""
         async with self._places.place(uid), self._turn(target):
-            pair = await self._opened(target)
+            pair = await self._opened(target, most_messages)
             try:
                 yield Conversation(pair, self)
             finally:
                 await self._there(target, pair.remove)
 
-    async def _opened(self, target: Target) -> "_Pair":
+    async def _opened(self, target: Target, most_messages: int) -> "_Pair":
         """A queue takes its room until the process has closed it as well, which is a moment after
         it has answered: the room of those before may not be free yet. Nor may the names, where
         another service speaks with the process."""
         until = time.monotonic() + ROOM_SECONDS
         while True:
-            pair = _Pair(target)
+            pair = _Pair(target, most_messages)
             try:
                 await self._there(target, pair.open)
                 return pair
@@ -183,8 +194,9 @@ class _Turn:
 class _Pair:
     """The two queues of one conversation."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, most_messages: int) -> None:
         self.target = target
+        self._most_messages = most_messages
         self._queues: dict[str, Queue] = {}
 
     def open(self) -> None:
@@ -205,10 +217,10 @@ class _Pair:
 
     def _made(self, name: str, flags: int, mode: int) -> Queue:
         try:
-            queue = mqueue.create(name, flags, MOST_MESSAGES, FRAME_BYTES)
+            queue = mqueue.create(name, flags, self._most_messages, FRAME_BYTES)
         except FileExistsError:
             _reclaim(name, mode, self.target)
-            queue = mqueue.create(name, flags, MOST_MESSAGES, FRAME_BYTES)
+            queue = mqueue.create(name, flags, self._most_messages, FRAME_BYTES)
         self._queues[name] = queue
         with suppress(BlockingIOError):  # another service just looks at whose it is
             fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -275,7 +287,7 @@ class Conversation:
         except requests.Refused as error:
             raise errors.Refused(str(error)) from error
 
-    async def exchange(self, payload: bytes) -> bytes:
+    async def exchange(self, payload: bytes) -> bytearray:
         """Bytes for bytes. After a failure, nothing more can be asked in this conversation, but
         for BadFrame: what can't be sent was not sent."""
         if self._is_spoilt:
@@ -308,18 +320,19 @@ class _Exchange:
         self._pidfd = pair.target.pidfd
         self._pid = pair.target.pid
         frame_bytes = self._ask.attributes.message_bytes
-        self._frames = deque(request_frames(payload, uniq, frame_bytes))
+        self._frames = request_frames(payload, uniq, frame_bytes)
+        self._frame = next(self._frames, None)
         self._joiner = AnswerJoiner(uniq)
         self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[bytes] = self._loop.create_future()
+        self._done: asyncio.Future[bytearray] = self._loop.create_future()
 
-    async def run(self) -> bytes:
+    async def run(self) -> bytearray:
         loop = self._loop
         loop.add_reader(self._answer, self._step, self._receive)
         loop.add_reader(self._pidfd, self._step, self._gone)
         try:
             self._step(self._send)
-            if self._frames:
+            if self._frame:
                 loop.add_writer(self._ask, self._step, self._send)
             return await self._done
         finally:
@@ -338,14 +351,14 @@ class _Exchange:
             self._done.set_exception(error)
 
     def _send(self) -> None:
-        while self._frames:
-            self._ask.send(self._frames[0])
-            self._frames.popleft()
+        while self._frame:
+            _tried(self._ask.send, self._frame)
+            self._frame = next(self._frames, None)
         self._loop.remove_writer(self._ask)
 
     def _receive(self) -> None:
-        while True:
-            frame = self._answer.receive()
+        for _ in range(FRAMES_PER_TURN):
+            frame = _tried(self._answer.receive)
             with suppress(OtherAnswer):
                 payload = self._joiner.feed(frame)
                 if payload is not None:
@@ -358,6 +371,16 @@ class _Exchange:
             self._receive()
         if not self._done.done():
             raise errors.ProcessGone(f"process {self._pid} ended before it answered")
+
+
+def _tried(work: Callable[..., _Done], *arguments: bytes) -> _Done:
+    """BlockingIOError: it takes longer."""
+    for _ in range(TRIES):
+        try:
+            return work(*arguments)
+        except BlockingIOError:
+            pass
+    return work(*arguments)
 
 
 def _named(error: OSError, target: Target) -> BusworkError:

@@ -22,7 +22,13 @@ from buswork.appview import errors
 from buswork.appview.model import Process, Processes, State
 from buswork.appview.native import commands, owning, processes
 from buswork.appview.native.commands import CommandFile
-from buswork.appview.native.conversations import Conversation, Conversations, Target
+from buswork.appview.native.conversations import (
+    MOST_LONG_MESSAGES,
+    MOST_MESSAGES,
+    Conversation,
+    Conversations,
+    Target,
+)
 from buswork.appview.native.processes import Seen
 from buswork.appview.wire import configuration, requests
 from buswork.appview.wire.configuration import Unusable
@@ -155,7 +161,7 @@ class Inspector:
 
     async def _set(self, process: Process, asker: _Asker, text: str) -> None:
         wanted = _parsed(text)
-        async with self._speaking(process, asker) as conversation:
+        async with self._speaking(process, asker, MOST_LONG_MESSAGES) as conversation:
             await self._send(conversation, wanted, await _current(conversation))
 
     def merge_configuration(self, process: Process, uid: int, text: str) -> Doing[JSON]:
@@ -164,7 +170,7 @@ class Inspector:
 
     async def _merge(self, process: Process, asker: _Asker, text: str) -> JSON:
         changes = _parsed(text)
-        async with self._speaking(process, asker) as conversation:
+        async with self._speaking(process, asker, MOST_LONG_MESSAGES) as conversation:
             current = await _current(conversation)
             # What there are of protocols stays; those that are named come to them.
             wanted = configuration.merged({**current, "protocol": []}, changes)
@@ -183,9 +189,12 @@ class Inspector:
             raise errors.BadConfiguration(f"it is too long: {error}") from error
 
     @asynccontextmanager
-    async def _speaking(self, process: Process, asker: _Asker) -> AsyncIterator[Conversation]:
+    async def _speaking(
+        self, process: Process, asker: _Asker, most_messages: int = MOST_MESSAGES
+    ) -> AsyncIterator[Conversation]:
         with self._held(process) as target:
-            async with self._conversations.speak(target, asker.uid) as conversation:
+            speaking = self._conversations.speak(target, asker.uid, most_messages)
+            async with speaking as conversation:
                 self._check_still(process, asker)
                 yield conversation
 

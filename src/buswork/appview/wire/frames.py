@@ -10,6 +10,8 @@ checked. What the process makes of requests is here too, for a simulated one; it
 
 import json
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
@@ -56,8 +58,14 @@ class RefusedFrame(Exception):
 
 # -- ours: requests out, answers in ----------------------------------------------------------------
 
+_REQUEST_HEAD: Final = b'{"req":%d,"uniq":%d,"remain":%d}'
+# As every process has it that was seen, which need not go through a reader of all JSON.
+_USUAL_ANSWER_HEAD: Final = re.compile(
+    rb'\{"status":(?P<status>\d{3}),"uniq":(?P<uniq>\d{1,9}),"remain":(?P<remain>\d{1,9})\}'
+)
 
-def request_frames(payload: bytes, uniq: int, frame_bytes: int = FRAME_BYTES) -> list[bytes]:
+
+def request_frames(payload: bytes, uniq: int, frame_bytes: int = FRAME_BYTES) -> Iterator[bytes]:
     """A request as a queue of messages of this size takes it; BadFrame: it can't be sent."""
     if not payload or len(payload) > MOST_REQUEST_BYTES:
         raise BadFrame(f"a request has 1 to {MOST_REQUEST_BYTES} bytes, and not {len(payload)}")
@@ -65,18 +73,21 @@ def request_frames(payload: bytes, uniq: int, frame_bytes: int = FRAME_BYTES) ->
         raise BadFrame("a request has no NUL in it")
     if not 0 <= uniq <= MOST_UNIQ:
         raise BadFrame(f"a request's number is 0 to {MOST_UNIQ}, and not {uniq}")
-    frames = []
-    at = 0
-    while at < len(payload):
-        remain = len(payload) - at
-        room = frame_bytes - len(_compact(req=1, uniq=uniq, remain=remain)) - 2
-        if room < 1:
-            raise BadFrame(f"no request fits into messages of {frame_bytes} bytes")
-        part = payload[at : at + room]
-        at += len(part)
-        head = _compact(req=int(at < len(payload)), uniq=uniq, remain=remain)
-        frames.append(b"%b\0%b\0" % (head, part))
-    return frames
+    if frame_bytes < len(_REQUEST_HEAD % (1, uniq, len(payload))) + 3:
+        raise BadFrame(f"no request fits into messages of {frame_bytes} bytes")
+    return _cut(memoryview(payload), uniq, frame_bytes)
+
+
+def _cut(payload: memoryview, uniq: int, frame_bytes: int) -> Iterator[bytes]:
+    """One after the other: to have all of a long request's at once takes four times as long."""
+    while payload:
+        remain = len(payload)
+        head = _REQUEST_HEAD % (1, uniq, remain)
+        room = frame_bytes - len(head) - 2
+        if remain <= room:
+            head = _REQUEST_HEAD % (0, uniq, remain)
+        yield b"".join((head, b"\0", payload[:room], b"\0"))
+        payload = payload[room:]
 
 
 class AnswerJoiner:
@@ -88,7 +99,7 @@ class AnswerJoiner:
         self._remain: int | None = None  # what is still to come, once something came
         self._payload = bytearray()
 
-    def feed(self, frame: bytes) -> bytes | None:
+    def feed(self, frame: bytes) -> bytearray | None:
         """The payload as soon as it is whole.
 
         OtherAnswer: this frame does not count. BadFrame or RefusedFrame: there will be no answer.
@@ -101,10 +112,15 @@ class AnswerJoiner:
             raise OtherAnswer(f"of request {head['uniq']}")
         if head["status"] not in (Status.DONE, Status.MORE):
             raise RefusedFrame(head["status"])
-        self._check(head["remain"], part, is_last=head["status"] == Status.DONE)
-        self._payload += part
-        self._remain = head["remain"] - len(part)
-        return bytes(self._payload) if head["status"] == Status.DONE else None
+        remain, is_last = head["remain"], head["status"] == Status.DONE
+        self._check(remain, part, is_last=is_last)
+        if self._remain is None:
+            # All of its room at once: one that grows is copied again and again.
+            self._payload = bytearray(remain)
+        at = len(self._payload) - remain
+        self._payload[at : at + len(part)] = part
+        self._remain = remain - len(part)
+        return self._payload if is_last else None
 
     def _check(self, remain: int, part: bytes, *, is_last: bool) -> None:
         if self._remain is None:
@@ -120,6 +136,8 @@ class AnswerJoiner:
 
 
 def _answer_head(text: bytes) -> dict[str, int]:
+    if usual := _USUAL_ANSWER_HEAD.fullmatch(text):
+        return {name: int(number) for name, number in usual.groupdict().items()}
     head = _object(text)
     if head is None:
         raise BadFrame("a frame of an answer has no metadata")

@@ -152,7 +152,7 @@ def ask(request: Request, **fields: Any) -> bytes:
     return _written({"req": request.number, **fields})
 
 
-def read(request: Request, payload: bytes) -> JSON:
+def read(request: Request, payload: bytes | bytearray) -> JSON:
     """What the process answered. BadAnswer: it is no such answer; Refused: it says so."""
     try:
         answer = json.loads(payload)
