@@ -1,4 +1,4 @@
-"""A machine with a real systemd for tests, on which buswork is installed as README.md says.
+"""A machine with a real systemd for tests, on which `buswork install` has been.
 
     with Container() as container:
         container.run(["systemctl", "start", "globstashd"])
@@ -12,7 +12,8 @@ What to know before writing a test:
 
 * Nothing of the host's own services runs, and its changes to units do not count; there are the bus
   (dbus-daemon), polkit and the journal, each from the moment it is needed.
-* Commands of `run` have no session: polkit's `allow_any` applies, as for ssh, cron and services.
+* Commands of `run` have no session: polkit's `allow_any` applies, as for cron and services. Those
+  who log in are in seats.py.
 * MemoryMax= and TasksMax= are not enforced where the host has cgroups of version 1.
 
 A process of its own (guard.py beside this file) holds all of it. When the tests end, however that
@@ -24,7 +25,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import sysconfig
@@ -58,6 +58,12 @@ PYTHONPATH={project}/src:{home}/packages LD_LIBRARY_PATH={home}/python/lib \\
 PYTHONDONTWRITEBYTECODE=1 exec {python} {arguments} "$@"
 """
 
+# With the programs that are here; and manual pages take a second.
+INSTALL = f"""\
+ln -s {" ".join(f"{HOME}/bin/{name}" for name in PROGRAMS)} /usr/bin/
+buswork install --no-programs --no-pages
+"""
+
 Process = subprocess.Popen[Any]
 
 
@@ -77,7 +83,7 @@ class Container:
     def __enter__(self) -> Self:
         try:
             self._boot()
-            self.run(["bash", "-euc", "\n".join(install_commands())], cwd=PROJECT)
+            self.run(["sh", "-euc", INSTALL])
         except BaseException:
             self.__exit__()
             raise
@@ -129,10 +135,12 @@ class Container:
         ]
 
     def _accounts(self) -> list[tuple[str, str]]:
+        """With what PAM wants to know of users who log in."""
         users = [(user, uid) for user, uid in self._uids.items() if uid]
         return [
             ("/etc/passwd", "".join(f"{u}:x:{n}:{n}::/nonexistent:/bin/sh\n" for u, n in users)),
             ("/etc/group", "".join(f"{u}:x:{n}:\n" for u, n in users)),
+            ("/etc/shadow", "".join(f"{u}:*:20000::::::\n" for u, _ in users)),
         ]
 
     @property
@@ -213,15 +221,6 @@ class Container:
         """What a unit's processes have logged until now."""
         self.run(["journalctl", "--sync"])
         return self.run(["journalctl", "--no-pager", "-o", "cat", "-u", unit]).stdout
-
-
-def install_commands() -> list[str]:
-    """README's way to install, without the virtual environment, which is there already."""
-    text = (REPOSITORY / "README.md").read_text()
-    section = text.partition("\n## Install\n")[2].partition("\n## ")[0]
-    commands = re.findall(r"^    (.*)$", section, re.MULTILINE)
-    assert "-m venv /opt/buswork" in commands[0], commands
-    return commands[1:]
 
 
 def _is_stock_python() -> bool:

@@ -12,11 +12,12 @@ from buswork.flipper.wire.modules import TABLES
 
 PROGRAMS = {
     "buswork": ("buswork.cli.parser", "1", "talk to busworkd"),
-    "busworkd": ("buswork.daemon", "8", "five small IPC worlds on the D-Bus system bus"),
+    "busworkd": ("buswork.daemon", "8", "four small IPC worlds on the D-Bus system bus"),
     "buswork-appview": ("buswork.appviewd", "8", "processes under AppView on the D-Bus system bus"),
     "buswork-doors": ("buswork.doors", "8", "has the IP sockets of busworkd"),
 }
 _FILES = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
+KINDS = ("man", *_FILES)
 
 # Keys are other people's text, and what a completion offers lands on a command line. So only
 # those are offered that no shell sees anything in, and that are no option.
@@ -119,15 +120,20 @@ def completion(program: str, shell: str) -> str:
     return text
 
 
-def write(kind: str, folder: Path) -> list[Path]:
-    """Writes what is asked for, one file for each program; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
+def texts(kind: str) -> Iterator[tuple[str, str]]:
+    """The name and the text of each file of a kind, one for each program."""
     for program, (_, section, _) in PROGRAMS.items():
         if kind == "man":
-            name, text = f"{program}.{section}", man_page(program)
+            yield f"{program}.{section}", man_page(program)
         else:
-            name, text = _FILES[kind].format(program), completion(program, kind)
+            yield _FILES[kind].format(program), completion(program, kind)
+
+
+def write(kind: str, folder: Path) -> list[Path]:
+    """Writes what is asked for; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, text in texts(kind):
         files.append(folder / name)
         files[-1].write_text(text)
     return files
@@ -135,7 +141,7 @@ def write(kind: str, folder: Path) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="buswork.cli.generate", description=__doc__)
-    parser.add_argument("kind", choices=("man", *_FILES))
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("folder", type=Path, metavar="DIR")
     options = parser.parse_args()
     for file in write(options.kind, options.folder):

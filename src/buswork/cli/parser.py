@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from buswork import __version__
-from buswork.cli import flipper_parser, ipc_parser, view_parser
+from buswork.cli import flipper_parser, ipc_parser, system_parser, view_parser
 from buswork.cli.exits import epilog
 from buswork.cli.parsing import Commands, Parser, add_command, add_common, add_group, seconds
 
-DESCRIPTION = "Talks to busworkd, which puts five small IPC worlds on the D-Bus system bus."
+DESCRIPTION = "Talks to the daemons that put five small IPC worlds on the D-Bus system bus."
 
 # The first line is for scripts; the last two have the words that the technology's owner wants.
 VERSION = f"""\
@@ -73,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     flipper_parser.add(commands)
     ipc_parser.add(commands)
     view_parser.add(commands)
+    system_parser.add(commands)
     _add_clients(commands)
     add_command(
         commands,

@@ -1,0 +1,88 @@
+"""packaging/build.py. What it builds, tests/system/test_package.py installs."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from buswork.installation import activation
+from buswork.installation.activation import Step
+
+FILE = Path(__file__).parents[1] / "packaging/build.py"
+SCRIPTS = ("postinst", "prerm", "postrm")
+
+
+@pytest.fixture
+def build():
+    spec = importlib.util.spec_from_file_location("build", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_shell_can_read_the_scripts(build, name):
+    text = build.script(name)
+    subprocess.run(["sh", "-n"], input=text, text=True, check=True)
+    assert text.startswith("#!/bin/sh\nset -e\n")
+    assert "@" not in text
+
+
+def test_they_have_the_steps_of_install(build):
+    text = "".join(map(build.script, SCRIPTS))
+    for steps in (activation.AFTER_INSTALL, activation.AFTER_REMOVAL, activation.PURGE):
+        for step in steps:
+            assert f"        {' '.join(step.words)} || echo " in text
+    for unit in (*activation.SOCKETS, *activation.OFF_AT_FIRST, *activation.SERVICES):
+        assert text.count(unit) > 1
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (Step(("echo", "it's done")), "it's done\n"),
+        (Step(("false",)), "buswork: failed: false\n"),
+        (Step(("echo", "no"), ("/no/such file",)), ""),
+        (Step(("no-such-tool",)), ""),
+    ],
+)
+def test_a_step_in_a_script(build, step, said):
+    """It is left out, or complained about; the script goes on."""
+    text = f"set -e\n{build._shell([step])}\necho end"
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.removesuffix("end\n") + done.stderr == said
+    assert done.stdout.endswith("end\n")
+
+
+def test_dependencies_are_debians_or_as_they_are_pinned(build, monkeypatch):
+    assert list(build._carried()) == ["cbor2", "websockets"]
+
+    class Other:
+        version = "0"
+
+    monkeypatch.setattr(build, "distribution", lambda name: Other)
+    with pytest.raises(build.BuildError, match=r"cbor2 is 0 here, and not \d"):
+        list(build._carried())
+
+
+def test_what_is_compiled_has_to_fit(build, monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "_debians_python", lambda: ("3", "10"))
+    with pytest.raises(build.BuildError, match="cbor2 is compiled, and for another Python"):
+        build._copy(build.distribution("cbor2"), tmp_path)
+
+
+def test_why_it_can_not_be_built(build, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(build.sys, "argv", ["build.py", "--output", str(tmp_path)])
+    monkeypatch.setattr(build, "PYTHON", "/no/such/python")
+    monkeypatch.setattr(build, "_unpack_wheel", lambda *_: None)
+    assert build.main() == 69
+    said = capsys.readouterr().err
+    assert said.startswith("build.py: ")
+    assert "/no/such/python" in said
+
+
+def test_what_fails_is_shown(build):
+    with pytest.raises(build.BuildError, match=r"(?s)sh -c .* failed:\noops"):
+        build._run("sh", "-c", "echo oops; exit 1")
