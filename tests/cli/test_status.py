@@ -1,5 +1,8 @@
 import json
 
+import pytest
+from client.private_bus import PrivateBus
+
 from buswork import __version__
 from buswork.cli.exits import Exit
 from buswork.daemon import WINGS
@@ -23,3 +26,30 @@ def test_it_does_not_run_and_is_not_started_by_asking(bus):
         done = bus.run(*words)
         assert done.returncode == Exit.NOT_RUNNING
         assert done.stdout == (answer or '{"running": false}\n')
+
+
+@pytest.fixture
+def troubled():
+    """Some other program has what two wings make for their peers."""
+    with PrivateBus() as bus:
+        (bus.folder / "mapipc_get").write_text("somebody's")
+        (bus.folder / "fsct.sock").mkdir()
+        bus.start_daemon()
+        yield bus
+
+
+def test_what_wings_can_not_have_is_told(troubled):
+    done = troubled.run("status", "--json")
+    wings = json.loads(done.stdout)["wings"]
+    assert done.returncode == 0
+    assert {state["state"] for state in wings.values()} == {"running"}
+    folder = troubled.folder
+    store = f"native clients can't be served in {folder}, by mapipc_set and mapipc_get: "
+    assert (
+        wings["store"]["reason"] == f"{store}{folder}/mapipc_get is there already, and is no socket"
+    )
+    assert f"{folder}/fsct.sock is there already" in wings["fsct"]["reason"]
+    assert wings["flipper"]["reason"] == ""
+    assert f"wing store       running: {store}" in troubled.run("status").stdout
+    assert store in (folder / "daemon.log").read_text()
+    assert troubled.run("store", "set", "key", "value").returncode == 0

@@ -13,6 +13,8 @@ class Exit(enum.IntEnum):
     NOT_SET = 6
     LOST = 7
     GAP = 8
+    WARNINGS = 9
+    BROKEN = 10
     INTERRUPTED = 130
     NOBODY_READS = 141
 
@@ -27,6 +29,8 @@ MEANINGS = {
     Exit.NOT_SET: "a key is not set (get and delete: only with --require)",
     Exit.LOST: "set --if-revision: somebody else changed the key before",
     Exit.GAP: "watch: changes were missed; read the values again",
+    Exit.WARNINGS: "doctor: all works that was looked at, but there are warnings",
+    Exit.BROKEN: "doctor: something does not work",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.NOBODY_READS: "nobody reads stdout any more",
 }
