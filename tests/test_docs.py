@@ -1,3 +1,4 @@
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def test_every_interface_has_its_section():
     headings = [line[3:] for line in docs.reference().splitlines() if line.startswith("## ")]
     assert headings == NAMES
     assert len(NAMES) >= 3
+
+
+def test_the_index_leads_to_every_interface():
+    row = re.compile(r"^\| \[(\S+)\]\(#(\S+)\) \| `(\S+)` \| (.+) \|$", re.MULTILINE)
+    rows = row.findall(docs.reference())
+    assert [row[0] for row in rows] == NAMES == sorted(docs.PLACES)
+    assert [row[1] for row in rows] == [name.lower().replace(".", "") for name in NAMES]
+    assert all(path == docs.PLACES[name] for name, _, path, _ in rows)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -91,7 +91,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 PROGRAM = Program(
     "busworkd",
     "org.buswork",
-    "Puts five small IPC worlds on the D-Bus system bus, guarded by polkit.",
+    "Puts four small IPC worlds on the D-Bus system bus, guarded by polkit.",
     WINGS,
     _add_options,
     _surroundings,

@@ -7,6 +7,7 @@ between marks. With --check nothing is written; exit status 1 says that somethin
 """
 
 import argparse
+import re
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,7 +46,33 @@ All objects belong to the bus name `org.buswork`, but for those of `org.appview.
 own `org.buswork.Daemon` and `org.freedesktop.LogControl1` too. Every method and property says which
 polkit action it needs; *open* means none. Within a major version (`ApiVersion` of
 `org.buswork.Daemon`) things are only added.
+
+Every object has `org.freedesktop.DBus.Peer`, `.Introspectable` and `.Properties`, too;
+`/org/mapipc/Store`, `/org/fsct`, `/org/flipper` and `/org/appview` have `.ObjectManager`, which
+tells of objects that come and go. What goes wrong is an error of the specification's where it has
+one (`org.freedesktop.DBus.Error.AccessDenied`, `InvalidArgs`, `LimitsExceeded` ...),
+`org.buswork.Error.Busy` (another program has the device, or too much waits),
+`org.buswork.Error.NotOwner`, or one of a wing's own, which its guide lists. Its text says what
+helps.
 """
+# Where the objects are that have an interface.
+PLACES = {
+    "org.appview.Inspector": "/org/appview",
+    "org.appview.Process": "/org/appview/processes/PID",
+    "org.buswork.Daemon": "/org/buswork",
+    "org.buswork.Simulator": "/org/buswork/simulator",
+    "org.buswork.Simulator.Boards": "/org/buswork/simulator/boards",
+    "org.flipper.Device": "/org/flipper/devices/NAME",
+    "org.flipper.Hub": "/org/flipper",
+    "org.freedesktop.LogControl1": "/org/freedesktop/LogControl1",
+    "org.fsct.Device": "/org/fsct/devices/ID",
+    "org.fsct.Driver": "/org/fsct/Driver",
+    "org.fsct.Player": "/org/fsct/players/NUMBER",
+    "org.libipc.Channel": "/org/libipc/channels/NUMBER",
+    "org.libipc.Hub": "/org/libipc",
+    "org.libipc.Service": "/org/libipc/services/NUMBER",
+    "org.mapipc.Store": "/org/mapipc/Store",
+}
 
 
 OF_BOARDS = """\
@@ -63,8 +90,19 @@ PROCESSORS = {Processor.U2: "The U2", Processor.S4: "The 4S", Processor.FVM: "Th
 
 def reference() -> str:
     names = sorted(path.stem for path in xml_folder().glob("*.xml"))
-    sections = [_interface(load(name).element) for name in names]
-    return "\n".join([INTRODUCTION, *sections])
+    elements = [load(name).element for name in names]
+    rows = "\n".join(_row(element) for element in elements)
+    index = f"| interface | object | |\n|---|---|---|\n{rows}\n"
+    return "\n".join([INTRODUCTION, index, *map(_interface, elements)])
+
+
+def _row(element: ET.Element) -> str:
+    """An interface in the index: its link, its object, its first sentence."""
+    name = element.get("name", "")
+    what = re.match(r".*?[.:](?= |$)", _annotation(element, DOC))
+    anchor = name.lower().replace(".", "")
+    said = what[0].rstrip(".:") if what else ""
+    return f"| [{name}](#{anchor}) | `{PLACES[name]}` | {said} |"
 
 
 def _interface(element: ET.Element) -> str:

@@ -57,6 +57,14 @@ async def test_opening_authenticates_by_uid_and_says_hello(bus):
     assert [call.member for call in bus.received] == ["Hello"]
 
 
+async def test_who_has_another_number_for_the_bus_lets_it_say_which(bus):
+    """As in a user namespace, that of a container without root's rights for one."""
+    bus.auth_answers = [b"REJECTED EXTERNAL\r\n", b"DATA\r\n", *bus.auth_answers]
+    connection = await bus.connect()
+    assert connection.unique_name == OWN_NAME
+    assert bus.auth_lines[1:3] == [b"AUTH EXTERNAL\r\n", b"DATA\r\n"]
+
+
 async def test_the_first_address_that_works_is_taken(bus):
     bus.address = f"unix:path=/nonexistent/bus;{bus.address}"
     await bus.connect()
@@ -71,7 +79,8 @@ async def test_no_bus_is_an_os_error(text):
 @pytest.mark.parametrize(
     "answers",
     [
-        [b"REJECTED EXTERNAL\r\n"],
+        [b"REJECTED EXTERNAL\r\n", b"REJECTED EXTERNAL\r\n"],
+        [b"REJECTED EXTERNAL\r\n", b"DATA\r\n", b"REJECTED EXTERNAL\r\n"],
         [b"OK 77\r\n", b"ERROR\r\n"],
         [b"x" * (address.MAX_LINE + 1) + b"\r\n"],
     ],

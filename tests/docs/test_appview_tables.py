@@ -9,8 +9,16 @@ from support.guides import rights, table
 from buswork.appview import errors, model
 from buswork.appview.face import ProcessFace
 from buswork.appview.model import State
-from buswork.appview.native import commands, conversations, inspector, mqueue, watching
-from buswork.appview.wire import frames, requests
+from buswork.appview.native import (
+    commands,
+    conversations,
+    inspector,
+    mqueue,
+    pairs,
+    processes,
+    watching,
+)
+from buswork.appview.wire import frames, requests, shapes
 from buswork.appview.wire.configuration import DEFAULTS
 from buswork.errors import BusworkError
 
@@ -19,7 +27,9 @@ GUIDE = (ROOT / "docs/guide-appview.md").read_text()
 TEXT = " ".join(GUIDE.split())
 QUEUES = 2 * mqueue.Attributes(conversations.MOST_MESSAGES, frames.FRAME_BYTES, 0).charged
 LIMITS = {
-    "processes that are shown": f"{model.MAX_PROCESSES}",
+    "processes that are shown": (
+        f"{model.MAX_PROCESSES}; of one user {model.MAX_PROCESSES_PER_UID}"
+    ),
     "conversations at once": (
         f"{conversations.CONVERSATIONS}, or as many as `LimitMSGQUEUE=` has room for"
     ),
@@ -32,8 +42,16 @@ LIMITS = {
     ),
     "a request": f"{frames.MOST_REQUEST_BYTES} bytes",
     "an answer": f"{frames.MOST_ANSWER_BYTES} bytes",
+    "values in an answer, or in what is sent": f"{shapes.MOST_MARKS} commas and brackets",
     "an answer takes": (
-        f"{conversations.ANSWER_SECONDS:.0f} seconds; in a scan {inspector.SCAN_SECONDS}"
+        f"{conversations.ANSWER_SECONDS:.0f} seconds; in a scan {inspector.SCAN_SECONDS}, "
+        f"and all of them together {inspector.WHOLE_SCAN_SECONDS:.0f}"
+    ),
+    "a period that `Attach` and `Detach` wait for": f"{inspector.MOST_PERIOD_SECONDS} seconds",
+    "how a process calls itself (`id`, `uuid`, `machine_id`)": f"{inspector.MOST_FACT} characters",
+    "a command that is shown": f"{processes.COMMAND_BYTES} bytes",
+    "the maps of a process": (
+        f"{processes.MOST_MAPS_BYTES} bytes; with more it counts as unreadable"
     ),
     "settings with `Attach`": f"{commands.MOST_SETTINGS}, each of {commands.MOST_VALUE} characters",
 }
@@ -85,7 +103,7 @@ def test_the_rights_are_those_of_the_policy():
         f"up to the period and {inspector.PATIENCE_SECONDS:.0f} seconds later",
         f"(`libappview.summaryperiod`, {DEFAULTS['libappview']['summaryperiod']} seconds by",
         f"which is room for {819_200 // QUEUES} conversations",
-        f"0{conversations.ASK_MODE:o} and 0{conversations.ANSWER_MODE:o}, of the process's user",
+        f"0{pairs.ASK_MODE:o} and 0{pairs.ANSWER_MODE:o}, of the process's user",
     ],
 )
 def test_the_numbers_are_those_of_the_code(sentence):

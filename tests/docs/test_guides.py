@@ -1,6 +1,7 @@
 """What the guides say, done: every command, in order, on one bus, prints what the guide prints."""
 
 import contextlib
+import hashlib
 import importlib.util
 import os
 import re
@@ -32,6 +33,8 @@ GUIDES = [
     "docs/guide-appview.md",
     "README.md",
 ]
+# Shows what it may look like on some machine.
+SHOWS_AN_EXAMPLE = {"docs/doctor.md"}
 # Fenced blocks are written to these files, which the commands after them use.
 FILES = {"c": "example.c", "python": "example.py", "js": "example.js"}
 # A shell that goes on for ever, and what was done before the tests began.
@@ -55,6 +58,8 @@ SAYS_MORE = {
 SETS = re.compile(r"\w+=|until |wait\b")
 # What goes on until Ctrl-C: it is ended when it has shown something.
 WATCHES = re.compile(r" --watch$")
+# Displays show a moment later what they are told.
+FILLS = re.compile(r"buswork fsct play ")
 # Who tried more, or could try less, has other numbers.
 PLAYER = re.compile(r"\bplayer \d+\b")
 # Any file will do; there need not be a loudspeaker.
@@ -136,11 +141,12 @@ def script(guide: list[Step], folder: Path) -> str:
                 f"echo 0 >{number}.status",
             ]
         elif step.command.endswith("&"):
-            # The next command comes a moment after this one has said what the guide shows.
+            # The next command comes when this one has said what the guide shows.
             said = f"$(wc -l <{number}.out) -ge {len(step.printed)}"
+            moment = 0.5 if FILLS.match(step.command) else 0
             lines += [
                 f": >{number}.out; >{number}.out 2>&1 </dev/null {step.command}",
-                f"until [ {said} ]; do sleep 0.1; done; sleep 0.5",
+                f"until [ {said} ]; do sleep 0.1; done; sleep {moment}",
                 f"echo 0 >{number}.status",
             ]
         else:
@@ -242,9 +248,16 @@ def _run(folder: Path, text: str, bus: PrivateBus, places: dict[str, str]) -> No
     subprocess.run(["sh", "-c", text], cwd=folder, env=environment, check=True, timeout=120)
 
 
+def is_ready() -> bool:
+    """Whether ./dev run would start at once here, and install nothing first; see its `ensure`."""
+    files = [ROOT / name for name in ("dev", "pyproject.toml", "requirements-dev.txt")]
+    content = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    state = f"{ROOT} {os.geteuid()} {content}  -\n"
+    return READY.exists() and READY.read_text() == state
+
+
 def by_dev(folder: Path, text: str) -> None:
-    if not READY.exists():
-        pytest.skip("./dev run was never used here, and would install something first")
+    """As its reader does it."""
     command = [ROOT / "dev", "run", "--", "sh", "-c", text]
     environment = os.environ | UNICODE
     subprocess.run(
@@ -278,9 +291,8 @@ def folder(tmp_path: Path, node_modules: Path | None) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("run", [on_a_private_bus, by_dev], ids=lambda run: run.__name__)
 @pytest.mark.parametrize("guide", GUIDES)
-def test_the_commands_print_what_the_guide_says(guide, run, folder):
+def test_the_commands_print_what_the_guide_says(guide, folder):
     found = list(steps((ROOT / guide).read_text()))
     found = list(without_missing(found, node=(folder / "node_modules").exists()))
     commands = [step for step in found if step.command]
@@ -291,6 +303,7 @@ def test_the_commands_print_what_the_guide_says(guide, run, folder):
     }
     if missing:
         pytest.skip(f"not installed: {', '.join(sorted(missing))}")
+    run = by_dev if is_ready() else on_a_private_bus
     run(folder, script(found, folder))
     for number, step in enumerate(found):
         if not step.command:
@@ -307,13 +320,37 @@ def test_the_commands_print_what_the_guide_says(guide, run, folder):
             assert (step.command, said, status) == (step.command, shown, 0)
 
 
+def test_it_is_known_when_dev_would_start_at_once(tmp_path, monkeypatch):
+    (state,) = re.findall(r"^ +state=(.*)$", (ROOT / "dev").read_text(), re.MULTILINE)
+    script = f"printf '%s\\n' {state}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, check=True)
+    stamp = tmp_path / "stamp"
+    monkeypatch.setattr(sys.modules[__name__], "READY", stamp)
+    assert not is_ready()
+    stamp.write_bytes(done.stdout)
+    assert is_ready()
+    stamp.write_bytes(done.stdout + b"x")
+    assert not is_ready()
+
+
+def test_whatever_shows_commands_is_among_them():
+    shown = {
+        str(path.relative_to(ROOT))
+        for path in [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+        if any(line.startswith(COMMAND) for line in path.read_text().splitlines())
+    }
+    assert shown == set(GUIDES) | SHOWS_AN_EXAMPLE
+
+
 def test_the_programs_of_the_readme_run(folder):
     programs = [step for step in steps((ROOT / "README.md").read_text()) if step.file]
     assert len(programs) == 2
-    for program in programs:
-        (folder / program.file).write_text(program.content)
-        on_a_private_bus(folder, f"python {program.file} >printed")
-        assert (folder / "printed").read_text() == "hello\n"
+    for number, program in enumerate(programs):
+        (folder / f"{number}.py").write_text(program.content)
+    with PrivateBus() as bus:
+        bus.start_daemon()
+        _run(folder, "python 0.py >printed; python 1.py >>printed", bus, {})
+    assert (folder / "printed").read_text() == "hello\nhello\n"
 
 
 def test_a_guide_is_read_as_people_read_it():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.guides import rights, table
 
-from buswork import authority
+from buswork import authority, doors
 from buswork.cli import ipc_parser
 from buswork.errors import BusworkError
 from buswork.libipc import Context, Form, errors
@@ -74,6 +74,17 @@ def test_the_commands_are_all_there(capsys):
         told = capsys.readouterr().out
         for option in re.findall(r"`(--[a-z-]+)", row[1]):
             assert option in told
+
+
+def test_the_options_of_the_doors_are_all_there():
+    told = {option for row in rows("### All options of the doors") for option in row[0].split()}
+    found = {
+        option
+        for action in doors.make_parser()._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    }
+    assert {word.strip("`,") for word in told if "--" in word} == found - {"--help", "--version"}
 
 
 def table_after(head):

@@ -1,6 +1,7 @@
 """What the guides say in numbers, held against the code that has them."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from buswork.fsct.wire.protocol import MAX_MESSAGE_BYTES
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guide-fsct.md").read_text()
 DESIGN = (ROOT / "docs/design.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 LIMITS = {
     "players of a user, and its other objects on D-Bus": f"{Limits().objects}",
     "players in all (`MaxPlayers`)": f"{MAX_PLAYERS}",
@@ -91,8 +93,32 @@ def test_the_design_has_the_same_numbers():
 
 
 @pytest.mark.parametrize("package", ["bus", "native"])
-def test_the_design_names_every_module_of_what_wings_share(package):
-    section = re.search(rf"^## .*`{package}/`\n(.*?)^#", DESIGN, re.MULTILINE | re.DOTALL)[1]
+def test_the_architecture_names_every_module_of_what_wings_share(package):
+    section = re.search(rf"^## .*`{package}/`\n(.*?)^#", ARCHITECTURE, re.MULTILINE | re.DOTALL)[1]
     named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|.*\n", section, re.MULTILINE))))
     files = {path.stem for path in (ROOT / "src/buswork" / package).glob("*.py")} - {"__init__"}
     assert files <= named
+
+
+def test_the_architecture_names_every_room():
+    section = ARCHITECTURE.partition("\n## Rooms\n")[2].partition("\n|")[0]
+    named = {name.removesuffix(".py") for name in re.findall(r"[a-z]+(?:/|\.py)", section)}
+    there = {path.stem for path in (ROOT / "src/buswork").iterdir() if path.stem[0] not in "_."}
+    assert there - {"py"} <= {name.rstrip("/") for name in named}
+
+
+def test_the_architecture_has_every_socket():
+    section = ARCHITECTURE.partition("\n## Sockets\n")[2].partition("\n## ")[0]
+    units = [*(ROOT / "systemd").glob("*.socket"), *(ROOT / "systemd/user").glob("*.socket")]
+    assert len(units) >= 6
+    for unit in units:
+        places = re.findall(r"^Listen\w+=(\S+)", unit.read_text(), re.MULTILINE)
+        if not all(place.startswith("/tmp/") for place in places):
+            assert f"`{unit.name}`" in section
+            assert all(Path(place).name in section for place in places)
+
+
+def test_the_architecture_has_every_program():
+    section = ARCHITECTURE.partition("\n## Processes\n")[2].partition("\n## ")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert all(f"`{program}`" in section for program in project["scripts"])

@@ -10,6 +10,10 @@ SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 MAX_LINE = 16 * 1024
 
 
+class RejectedError(ConnectionError):
+    """The bus does not believe that we are who we say."""
+
+
 def bus_address(bus: str) -> str:
     """The address that "system", "session" or an address in its own right stands for."""
     if bus == "system":
@@ -58,7 +62,12 @@ async def connect(address: str) -> socket.socket:
 async def authenticate(sock: socket.socket) -> None:
     """SASL EXTERNAL: the kernel vouches for our uid ("Authentication Protocol")."""
     uid = str(os.geteuid()).encode().hex().encode()
-    await _ask(sock, b"\0AUTH EXTERNAL " + uid, b"OK ")
+    try:
+        await _ask(sock, b"\0AUTH EXTERNAL " + uid, b"OK ")
+    except RejectedError:
+        # In a user namespace our uid has another number than for the bus, which knows it unsaid.
+        await _ask(sock, b"AUTH EXTERNAL", b"DATA")
+        await _ask(sock, b"DATA", b"OK ")
     await _ask(sock, b"NEGOTIATE_UNIX_FD", b"AGREE_UNIX_FD")
     await asyncio.get_running_loop().sock_sendall(sock, b"BEGIN\r\n")
 
@@ -73,4 +82,5 @@ async def _ask(sock: socket.socket, line: bytes, expected: bytes) -> None:
         if not chunk or len(answer) > MAX_LINE:
             raise ConnectionError("the bus ended the authentication")
     if not answer.startswith(expected):
-        raise ConnectionError(f"the bus refused authentication: {answer!r}")
+        kind = RejectedError if answer.startswith(b"REJECTED") else ConnectionError
+        raise kind(f"the bus refused authentication: {answer!r}")
