@@ -1,6 +1,7 @@
 """buswork-doors: who may ask it, and what it answers. What wings do there has tests of its own."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -62,9 +63,12 @@ class Wing:
         }
         self.ways = []
         self.is_open = False
+        self.troubles = []
+        self.has_any = True
 
     async def start(self):
         self.is_open = True
+        return self.troubles
 
     async def close(self):
         self.is_open = False
@@ -205,15 +209,42 @@ async def test_nobody_but_the_daemon_is_answered(tmp_path, caplog):
     await house.close()
 
 
+async def test_a_door_that_cannot_be_opened_is_told_and_the_others_serve(tmp_path, caplog):
+    house = House(tmp_path)
+    house.wing.troubles = ["port 9: taken"]
+    assert await house.doors.start([house.file.listener]) == ["port 9: taken"]
+    assert "a door can't be opened: port 9: taken" in caplog.text
+    _, answer = await house.ask(b"echo x\n")
+    assert answer == b"ok x\n"
+    await house.close()
+
+
+async def test_without_any_other_door_it_ends(tmp_path):
+    house = House(tmp_path)
+    house.wing.troubles, house.wing.has_any = ["port 9: taken"], False
+    with pytest.raises(OSError, match="no other door"):
+        await house.doors.start([house.file.listener])
+    await house.close()
+    house.file.close()
+
+
 # The command
 
 
-def started(*arguments):
+def started(*arguments, env=None):
     return subprocess.Popen(
         [sys.executable, "-m", "buswork.doors", *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | (env or {}),
     )
+
+
+@contextlib.contextmanager
+def taken_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 def test_it_ends_when_it_is_told_to(tmp_path):
@@ -229,15 +260,30 @@ def test_it_ends_when_it_is_told_to(tmp_path):
 
 
 def test_a_port_that_is_taken(tmp_path):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        door = f"desk={taken.getsockname()[1]}"
+    with taken_port() as port:
+        door = f"desk={port}"
         words = "--daemon", UID, "--socket", tmp_path / "doors.sock", "--fmr-door", door
         with started(*words) as process:
             said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 1
     assert "a door can't be opened" in said
     assert "Traceback" not in said
+
+
+def test_a_port_that_is_taken_beside_another(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, taken_port() as port:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+        words = ["--daemon", UID, "--socket", tmp_path / "doors.sock"]
+        words += ["--fmr-door", f"desk={port}", "--allow-board", "192.168.1.7"]
+        with started(*words, env={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as process:
+            told = manager.recv(4096).decode()
+            process.send_signal(signal.SIGTERM)
+            said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 0
+    trouble = f"the door of the board desk at port {port}: [Errno 98] Address already in use"
+    assert told == f"READY=1\nSTATUS=serving; closed: {trouble}"
+    assert f"a door can't be opened: {trouble}" in said
 
 
 def test_a_place_that_is_taken(tmp_path):

@@ -1,11 +1,12 @@
 """Tests of buswork.host."""
 
 import contextlib
+import logging
 import os
 import socket
 from pathlib import Path
 
-from buswork.host import Host
+from buswork.host import NOT_PASSED, Host
 
 
 def host(**passed):
@@ -52,3 +53,25 @@ def test_only_listening_unix_sockets_are_taken(tmp_path, caplog):
             sock.close()
         for fd in pipe:
             os.close(fd)
+
+
+def test_what_is_lacking_is_told_and_kept(caplog):
+    made = host()
+    made.lacks("no %s")
+    assert made.lacking == ["no %s"]
+    assert [(each.levelno, each.getMessage()) for each in caplog.records] == [
+        (logging.ERROR, "no %s")
+    ]
+
+
+def test_a_socket_that_systemd_did_not_pass_is_lacking(tmp_path):
+    made = host()
+    made.has_manager = True
+    made.sockets("toy", optional=True)
+    assert made.lacking == []
+    made.sockets("toy")
+    assert made.lacking == [f"{NOT_PASSED} 'toy'"]
+    # Who makes his own misses nothing.
+    made.socket_dirs = [tmp_path]
+    made.sockets("other")
+    assert len(made.lacking) == 1

@@ -86,6 +86,7 @@ def parse_journal(datagram):
 # Escaping (ATTACKS 20)
 
 
+@pytest.mark.attack(20)
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -113,6 +114,7 @@ def test_20_what_is_escaped_is_one_printable_line(text):
     assert escaped(escaped(text)) == escaped(text)
 
 
+@pytest.mark.attack(20)
 def test_20_a_field_cannot_pretend_to_be_another(console, logger):
     event(logger, DENIED, "denied", client='x" uid="0', action="a b")
     line = console.getvalue()

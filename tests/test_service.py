@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from unittest import mock
 
 import pytest
 from support.fakebus import DRIVER, DRIVER_PATH, ERROR, FakeBus, FakePolkit, Refused
@@ -246,6 +247,33 @@ async def test_a_wing_that_cannot_start_is_reported_and_the_others_run(bus, made
     assert life[3:] == ["stop three for good", "stop one for good"]
 
 
+async def test_what_a_wing_starts_without_is_reported(bus, polkit, signals, no_environment, caplog):
+    """To the bus, to the service manager, and in the log."""
+    told = []
+    manager = mock.patch.object(service.systemd, "notify", lambda *lines: told.extend(lines))
+
+    def lacking(host, limits, options):
+        host.lacks("no socket \udcff\n")
+        return ToyWing([], "one")
+
+    def failing(host, limits, options):
+        raise AssertionError
+
+    kinds = {"one": lacking, "two": failing}
+    toys = program(**{name: Kind(make=make, limits=Limits) for name, make in kinds.items()})
+    with manager:
+        serving = Serving(bus, toys)
+        await bus.asked("RequestName")
+        await bus.settle()
+        wings = (await get_all(bus, DAEMON_PATH, FACE))["Wings"].value
+        signals[signal.SIGTERM]()
+        assert await serving.status() == 0
+    lacks = "no socket \\udcff\\n"
+    assert wings == {"one": ("running", lacks), "two": ("failed", "AssertionError")}
+    assert f"STATUS=serving one; one running: {lacks}; two failed: AssertionError" in told
+    assert "no socket" in caplog.text
+
+
 async def test_a_wing_that_cannot_be_made_is_reported_as_well(bus, made):
     def fail(_):
         raise ValueError("a defect")
@@ -279,6 +307,7 @@ async def test_37_no_other_loss_is_one(bus, made, life, sender, values):
     assert not made._end.done()
 
 
+@pytest.mark.attack(36)
 async def test_36_the_loss_of_the_bus_is_status_1(bus, made, life):
     await start(made, life, one=None)
     bus.hang_up()
@@ -332,6 +361,7 @@ async def test_what_the_daemon_says_of_itself(bus, made, life):
     assert len(bytes.fromhex(facts["Epoch"])) == 16
 
 
+@pytest.mark.attack(36)
 async def test_an_epoch_is_never_the_same(bus, made, life):
     await start(made, life)
     assert (await get_all(bus, DAEMON_PATH, FACE))["Epoch"].value == made.epoch.hex()

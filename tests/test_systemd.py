@@ -123,3 +123,9 @@ async def test_in_the_end_what_is_not_heard_is_left(monkeypatch):
     full.is_full = False
     await asyncio.sleep(0.02)
     assert full.heard == []
+
+
+def test_a_status_is_never_so_long_that_the_rest_is_lost():
+    assert systemd.status("serving \udcff") == "STATUS=serving ?"
+    long = systemd.status("é" * systemd.STATUS_BYTES)
+    assert long == "STATUS=" + "é" * (systemd.STATUS_BYTES // 2)

@@ -6,7 +6,8 @@ the place that was found, "denied" or "error", and why. After "ok", messages pas
 either side closes; or a descriptor came with it, over which they pass. Nobody but the daemon's user
 is answered.
 
-Exit status: 0 after SIGTERM or SIGINT; 1 when a socket can't be had; 2 for wrong arguments.
+Exit status: 0 after SIGTERM or SIGINT; 1 when the daemon could not reach us, or not one door can be
+opened and there is nothing else to do; 2 for wrong arguments.
 """
 
 import argparse
@@ -62,8 +63,12 @@ class WingDoors(Protocol):
     def opens(self) -> Mapping[str, Callable[[str], Awaitable[Way]]]:
         """By the first word of what the daemon asks; given the rest, it makes the way or raises."""
 
-    async def start(self) -> None:
-        """OSError: an address is taken."""
+    async def start(self) -> list[str]:
+        """Which doors can't be opened, and why: a port that is taken closes no other one."""
+
+    @property
+    def has_any(self) -> bool:
+        """Whether any door is open, or the daemon may reach out to anything."""
 
     async def close(self) -> None: ...
 
@@ -82,12 +87,18 @@ class Doors:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def start(self, listeners: Sequence[socket.socket]) -> None:
-        """The listening sockets are ours from now on."""
-        for wing in self._wings:
-            await wing.start()
+    async def start(self, listeners: Sequence[socket.socket]) -> list[str]:
+        """The listening sockets are ours from now on. Returns which doors can't be opened.
+
+        OSError: none can, and there is nothing else to do."""
+        troubles = [trouble for wing in self._wings for trouble in await wing.start()]
+        for trouble in troubles:
+            log.error("a door can't be opened: %s", trouble)
+        if troubles and not any(wing.has_any for wing in self._wings):
+            raise OSError("there is no other door")
         for listener in listeners:
             self._acceptor.open(listener, self._accept)
+        return troubles
 
     async def close(self) -> None:
         self._acceptor.close()
@@ -151,16 +162,19 @@ async def _serve(options: argparse.Namespace, wings: Sequence[WingDoors]) -> int
         listeners, made = _listeners(options.socket)
     except (OSError, PlaceTaken) as error:
         log.critical("the daemon could not reach us: %s", error)
+        systemd.notify(systemd.status(f"ended: {escaped(str(error))}"))
         return 1
     doors = Doors(wings, options.daemon)
     end = _end()
     try:
-        await doors.start(listeners)
+        troubles = await doors.start(listeners)
         log.info("hello, world: buswork-doors %s", __version__)
-        systemd.notify("READY=1")
+        closed = "".join(f"; closed: {trouble}" for trouble in troubles)
+        systemd.notify("READY=1", systemd.status(f"serving{escaped(closed)}"))
         await _watch_until(end)
     except OSError as error:
         log.critical("a door can't be opened: %s", error)
+        systemd.notify(systemd.status(f"ended: {escaped(str(error))}"))
         return 1
     finally:
         systemd.notify("STOPPING=1")

@@ -16,6 +16,9 @@ from buswork.native.commons import Commons
 
 log = logging.getLogger(__name__)
 
+# How the reason begins of a wing whose socket unit does not run, or is masked on purpose.
+NOT_PASSED = "systemd passed no socket"
+
 
 @dataclass
 class Host:
@@ -41,6 +44,13 @@ class Host:
     simulate: bool = False
     # What all native sockets have together.
     commons: Commons = field(default_factory=Commons)
+    # What the wing does without, in words; each wing has a list of its own.
+    lacking: list[str] = field(default_factory=list)
+
+    def lacks(self, what: str, level: int = logging.ERROR) -> None:
+        """Something that can't be had, and that a wing starts without: its state tells of it."""
+        log.log(level, "%s", what)
+        self.lacking.append(what)
 
     def descriptors(self, prefix: str) -> dict[str, Sequence[int]]:
         """The descriptors that an earlier daemon left with the service manager, by name."""
@@ -53,10 +63,15 @@ class Host:
             places.append(self.tmp_dir)
         return list(dict.fromkeys(places))
 
-    def sockets(self, name: str) -> list[socket.socket]:
-        """The listening sockets that the service manager passed under this name."""
-        found = (_listener(fd) for fd in self.passed.get(name, ()))
-        return [sock for sock in found if sock is not None]
+    def sockets(self, name: str, *, optional: bool = False) -> list[socket.socket]:
+        """The listening sockets that the service manager passed under this name.
+
+        optional: its unit is off by default."""
+        passed = (_listener(fd) for fd in self.passed.get(name, ()))
+        found = [sock for sock in passed if sock is not None]
+        if self.has_manager and not (found or optional or self.places(Path())):
+            self.lacks(f"{NOT_PASSED} {name!r}", logging.WARNING)
+        return found
 
 
 def _listener(fd: int) -> socket.socket | None:

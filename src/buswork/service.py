@@ -35,6 +35,7 @@ from buswork.log import (
     CONFIGURED,
     LEVELS,
     add_level_option,
+    escaped,
     event,
     level_name,
     set_up,
@@ -189,15 +190,17 @@ class Daemon:
             raise BusworkError(f"somebody else has the name {name} on this bus")
 
     async def _start_wing(self, name: str, make: Maker) -> None:
+        host = dataclasses.replace(self.host, lacking=[])
         try:
-            wing = make(self.host)
+            wing = make(host)
             await wing.start()
         except Exception as error:
             log.exception("the wing %s could not start", name)
-            self.states[name] = ("failed", str(error))
+            # What comes from file names need be no text that the bus takes.
+            self.states[name] = ("failed", escaped(str(error) or type(error).__name__))
         else:
             self._wings.append((name, wing))
-            self.states[name] = ("running", "")
+            self.states[name] = ("running", escaped("; ".join(host.lacking)))
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -290,16 +293,26 @@ async def _serve(program: Program, options: argparse.Namespace, log_target: str)
         await daemon.start({name: _maker(name, kind, options) for name, kind in wings.items()})
     except BusworkError as error:
         log.critical("%s", error)
+        systemd.notify(systemd.status(f"ended: {escaped(str(error))}"))
         connection.close()
         return 1
-    running = [name for name, (state, _) in daemon.states.items() if state == "running"]
-    names = ", ".join(running) or "nothing"
+    names = _running(daemon.states)
     log.info("hello, world: %s %s serves %s", program.name, __version__, names)
-    systemd.notify("READY=1", f"STATUS=serving {names}")
+    systemd.notify("READY=1", systemd.status(f"serving {names}{_troubles(daemon.states)}"))
     _look_for_garbage_seldom()
     status = await daemon.run()
     log.info("goodbye")
     return status
+
+
+def _running(states: Mapping[str, tuple[str, str]]) -> str:
+    return ", ".join(name for name, (state, _) in states.items() if state == "running") or "nothing"
+
+
+def _troubles(states: Mapping[str, tuple[str, str]]) -> str:
+    """For `systemctl status`: which wings could not start, or what they do without."""
+    told = (f"; {name} {state}: {reason}" for name, (state, reason) in states.items() if reason)
+    return "".join(told)
 
 
 def _look_for_garbage_seldom() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 FIRST_FD = 3
 # As many as our units can have: the descriptor store and a few sockets.
 MAX_LISTEN_FDS = 64
+# A manager ignores a message of more than 4 KiB as a whole, whatever else it says.
+STATUS_BYTES = 2048
 # How soon a manager whose queue is full is told again.
 AGAIN_SECONDS = 0.1
 
@@ -32,6 +34,11 @@ def notify(*assignments: str, fds: Sequence[int] = ()) -> bool:
     except OSError:
         return False
     return True
+
+
+def status(text: str) -> str:
+    """The assignment that makes `systemctl status` show a line, or what there is room for of it."""
+    return "STATUS=" + text.encode(errors="replace")[:STATUS_BYTES].decode(errors="ignore")
 
 
 def has_manager() -> bool:

@@ -353,6 +353,7 @@ async def test_without_need_nobody_is_looked_at(stack, toy, figures):
     assert figures.asked == []
 
 
+@pytest.mark.attack(32)
 async def test_32_a_deaf_caller_is_answered_no_more_and_others_are(
     bus, stack, toy, figures, clock, caplog
 ):

@@ -28,6 +28,7 @@ def test_a_peer_is_equal_to_itself_alone():
 # Uids (ATTACKS 3, 4, 5)
 
 
+@pytest.mark.attack(4)
 async def test_04_the_uid_is_what_the_bus_says(bus, callers):
     assert callers.known_uid(ALICE) is None
     assert await callers.uid(ALICE) == 1000
@@ -63,6 +64,7 @@ async def test_05_who_has_left_is_gone(bus, callers):
     assert callers.known_uid(ALICE) is None
 
 
+@pytest.mark.attack(5)
 async def test_05_a_failed_question_is_a_denial_and_is_not_remembered(bus, callers):
     def refuse(call):
         raise Refused(ERROR + "LimitsExceeded")
@@ -128,6 +130,7 @@ async def test_35_the_match_comes_first_and_the_question_second(bus, callers):
     assert members.index("AddMatch") < members.index("GetNameOwner")
 
 
+@pytest.mark.attack(35)
 async def test_35_who_left_before_the_watch_is_gone_and_nothing_stays(bus, callers):
     del bus.uids[ALICE]
     gone = []

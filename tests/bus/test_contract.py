@@ -109,6 +109,7 @@ def property_xml(inner, access="read", type_="u"):
     return f'<property name="Size" type="{type_}" access="{access}">{inner}</property>'
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize(
     "members",
     [
@@ -161,6 +162,7 @@ def test_09_what_is_shipped_is_whole(name):
     )
 
 
+@pytest.mark.attack(9)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_09_every_shipped_member_maps_to_an_action_that_a_policy_declares(name):
     declared = set()

@@ -144,6 +144,7 @@ async def test_named_errors_reach_the_caller(stack, toy, member, how, name, text
         assert answer.fields[reference.DESTINATION] == ALICE
 
 
+@pytest.mark.attack(24)
 @pytest.mark.parametrize("member", ["Fail", "FailLater"])
 @pytest.mark.parametrize("how", ["value", "key"])
 async def test_24_a_defect_is_failed_and_only_the_log_says_more(stack, toy, member, how, caplog):
@@ -223,6 +224,7 @@ async def test_26_what_would_get_us_thrown_out_is_an_error_and_the_connection_st
     assert (await stack.call(ALICE, "Echo", "s", "x")).values == ["x"]
 
 
+@pytest.mark.attack(45)
 async def test_32_a_reply_over_16_mib_is_limits_exceeded(stack, toy):
     most = dispatch.MAX_REPLY - 4
     for _ in range(2):
@@ -343,6 +345,7 @@ async def test_31_incoming_descriptors_stay_open_while_a_handler_waits(bus, stac
     close_all(pipe)
 
 
+@pytest.mark.attack(31)
 @pytest.mark.parametrize(
     ("path", "interface", "member", "signature", "values"),
     [
@@ -467,6 +470,7 @@ async def test_31_whoever_is_not_known_yet_shares_one_quota(bus, stack, toy, ope
 # Who may (ATTACKS 9, 10, 11)
 
 
+@pytest.mark.attack(10)
 async def test_10_a_guarded_handler_runs_only_after_a_yes(bus, stack, toy, polkit):
     polkit.rules["org.toy.guarded"] = "hang"
     call = bus.call(ALICE, ROOT, TOY, "Guarded", "s", ["x"])
@@ -499,6 +503,7 @@ async def test_11_who_owns_the_thing_decides_which_action_is_asked(stack, toy, p
     assert (ROOT, ("k", "v")) in [(path, tuple(v)) for path, v in toy.asked_owner]
 
 
+@pytest.mark.attack(11)
 async def test_11_the_owner_is_looked_at_again_after_the_question(bus, stack, toy, polkit):
     polkit.rules |= {"org.toy.own": "hang", "org.toy.others": "no"}
     toy.owner = ALICE_UID
@@ -521,6 +526,7 @@ async def test_11_arguments_are_those_that_were_asked_about(bus, stack, toy, pol
     assert toy.calls[0] == (ALICE, "k", "first")
 
 
+@pytest.mark.attack(11)
 @pytest.mark.parametrize("again", [False, True])
 async def test_11_an_object_that_went_while_the_question_was_open_is_unknown(
     bus, stack, toy, polkit, again
@@ -649,6 +655,7 @@ async def test_12_calls_of_one_sender_take_effect_in_order(bus, stack, toy, polk
     assert bus.answer_now(first).values == ["1"]
 
 
+@pytest.mark.attack(12)
 async def test_12_other_wings_do_not_wait(bus, stack, toy, polkit):
     stack.toy("/org/else", wing="/org/else")
     polkit.rules["org.toy.guarded"] = "hang"
@@ -691,6 +698,7 @@ async def test_calls_that_only_wait_are_overtaken(bus, stack, toy):
 # Limits (ATTACKS 29, 30)
 
 
+@pytest.mark.attack(29)
 async def test_29_one_uid_has_64_calls_in_flight(bus, stack, toy):
     bus.uids[":1.70"] = ALICE_UID
     await warm_up(stack)
@@ -718,6 +726,7 @@ async def test_29_a_call_that_is_answered_at_once_never_counts(bus, stack, toy):
     assert toy.calls == [(ALICE, str(n)) for n in range(1000)]
 
 
+@pytest.mark.attack(29)
 async def test_29_a_lane_is_bounded(bus, stack, toy, polkit, monkeypatch):
     monkeypatch.setattr(dispatch, "MAX_LANE", 10)
     polkit.rules["org.toy.guarded"] = "hang"
@@ -1046,6 +1055,7 @@ async def test_05_who_left_before_it_was_known_is_not_served(bus, stack, toy):
     assert stack.edge.dispatcher._lanes == {}
 
 
+@pytest.mark.attack(3)
 @pytest.mark.parametrize(
     "credentials",
     [

@@ -55,6 +55,7 @@ async def test_26_a_bad_signal_never_leaves(bus, stack, toy, values):
     assert stack.connection.is_open
 
 
+@pytest.mark.attack(32)
 async def test_32_signals_are_dropped_when_the_bus_carries_nothing_off(
     bus, stack, toy, monkeypatch
 ):
@@ -156,6 +157,7 @@ async def test_the_nearest_manager_speaks(bus, stack):
 # Properties changed
 
 
+@pytest.mark.attack(19)
 @pytest.mark.parametrize(
     ("names", "values", "invalidated"),
     [

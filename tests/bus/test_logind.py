@@ -157,6 +157,7 @@ async def test_without_logind_it_is_not_known(bus, seats, logind):
     assert logind.seated is None
 
 
+@pytest.mark.attack(37)
 @pytest.mark.parametrize("sender", [":1.66", NAME])
 async def test_37_only_logind_says_so(bus, seats, logind, sender):
     await logind.start()

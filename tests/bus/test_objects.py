@@ -213,6 +213,7 @@ def test_26_every_name_makes_a_valid_path(name):
     assert is_object_path_valid("/" + escape_name(name))
 
 
+@pytest.mark.attack(21)
 @given(st.binary(max_size=4), st.binary(max_size=4))
 def test_21_different_names_make_different_paths(one, other):
     assert (escape_name(one) == escape_name(other)) == (one == other)

@@ -40,6 +40,7 @@ async def test_what_is_held_says_by_whom(holdings, taken, caplog):
     assert [record.message_id for record in caplog.records] == [CLAIMED]
 
 
+@pytest.mark.attack(35)
 async def test_35_it_goes_when_its_owner_goes(bus, holdings, taken):
     await hold(holdings, taken)
     await hold(holdings, taken, PATH + "1")
@@ -107,6 +108,7 @@ async def test_33_nothing_is_held_that_cannot_be_watched(bus, holdings, taken):
     assert taken == []
 
 
+@pytest.mark.attack(35)
 async def test_35_a_thing_is_made_for_one_who_is_watched(bus, holdings, taken):
     def make():
         assert bus.matches == {owner_changed_rule(ALICE): 1}
@@ -144,6 +146,7 @@ async def test_33_what_cannot_be_made_is_not_watched(bus, holdings):
     assert (holdings.all(), bus.matches) == ([], {})
 
 
+@pytest.mark.attack(33)
 async def test_33_one_rule_a_client_however_much_it_holds(bus, holdings, taken):
     helds = [await hold(holdings, taken, f"{PATH}/{number}") for number in range(20)]
     assert bus.matches == {owner_changed_rule(ALICE): 1}

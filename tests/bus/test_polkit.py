@@ -30,6 +30,7 @@ async def asker(bus, polkit, changes):
 # The question (ATTACKS 1, 2, 3, 4)
 
 
+@pytest.mark.attack(1)
 async def test_03_the_subject_on_the_wire_is_the_unique_name(polkit, asker):
     await asker.ask(":1.7", ACTION, interactive=False)
     (question,) = polkit.questions
@@ -43,6 +44,7 @@ async def test_03_the_subject_on_the_wire_is_the_unique_name(polkit, asker):
     assert question.fields[reference.PATH] == FakePolkit.PATH
 
 
+@pytest.mark.attack(3)
 async def test_03_a_native_peer_on_the_wire_is_a_process_with_its_uid(polkit, asker):
     await asker.ask(Peer(1000, 4711, 5), ACTION, interactive=False)
     kind, facts = polkit.questions[0].values[0]
@@ -114,6 +116,7 @@ async def test_07_the_bus_dies_during_a_question(bus, polkit, asker):
         await task
 
 
+@pytest.mark.attack(3)
 @pytest.mark.parametrize(
     ("signature", "values"),
     [

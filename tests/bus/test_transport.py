@@ -8,6 +8,7 @@ from support import reference
 from support.fakebus import DRIVER, DRIVER_PATH, ERROR, Refused
 
 from buswork.bus import transport
+from buswork.bus.library import variant
 from buswork.bus.message import Flag, FrameBuffer, SignalTemplate
 from buswork.bus.writer import close_all
 from buswork.errors import BusworkError, Disconnected, TimedOut
@@ -302,6 +303,18 @@ async def test_31_descriptors_of_signals_and_of_stray_replies_are_closed(
     assert open_fds() == before
 
 
+async def test_31_descriptors_of_the_drivers_answers_are_closed(bus, connection, pipe, open_fds):
+    """Newer buses tell of a process with one (ProcessFD)."""
+    facts = {"ProcessFD": variant("h", 0)}
+    bus.answers[DRIVER, "GetConnectionCredentials"] = lambda call: bus.reply(
+        call, "a{sv}", [facts], fds=pipe[:1]
+    )
+    before = open_fds()
+    (found,) = await connection.call_bus("GetConnectionCredentials", "s", (":1.7",))
+    assert list(found) == ["ProcessFD"]
+    assert open_fds() == before
+
+
 async def test_31_descriptors_of_an_error_reply_are_closed(bus, connection, pipe, open_fds):
     serve(bus, "org.other", "Wait", lambda call: None)
     task = asyncio.create_task(connection.call("org.other", "/o", "org.other", "Wait"))
@@ -318,6 +331,7 @@ async def test_31_descriptors_of_an_error_reply_are_closed(bus, connection, pipe
 # Signals (ATTACKS 37)
 
 
+@pytest.mark.attack(37)
 async def test_37_a_listener_hears_only_whom_it_expects(bus, connection):
     heard = []
     connection.listen(FACE, "Tick", lambda frame: heard.append(frame.values()[0]), sender=":1.7")

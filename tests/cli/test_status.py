@@ -4,7 +4,9 @@ import pytest
 from client.private_bus import PrivateBus
 
 from buswork import __version__
+from buswork.cli import status
 from buswork.cli.exits import Exit
+from buswork.client import AccessDenied
 from buswork.daemon import WINGS
 
 
@@ -53,3 +55,33 @@ def test_what_wings_can_not_have_is_told(troubled):
     assert f"wing store       running: {store}" in troubled.run("status").stdout
     assert store in (folder / "daemon.log").read_text()
     assert troubled.run("store", "set", "key", "value").returncode == 0
+
+
+class Systemd:
+    """A client, as far as it is used to ask systemd about the doors."""
+
+    def __init__(self, state, text="", result="success"):
+        self.facts = {
+            "org.freedesktop.systemd1.Unit": {"ActiveState": state},
+            "org.freedesktop.systemd1.Service": {"StatusText": text, "Result": result},
+        }
+
+    async def get_all(self, target, *, to):
+        assert to == "org.freedesktop.systemd1"
+        if not self.facts["org.freedesktop.systemd1.Unit"]["ActiveState"]:
+            raise AccessDenied("in a sandbox")
+        return self.facts[target[1]]
+
+
+@pytest.mark.parametrize(
+    ("systemd", "told"),
+    [
+        (Systemd("active", "serving; closed: a door"), "active: serving; closed: a door"),
+        (Systemd("active"), "active"),
+        (Systemd("activating", result="exit-code"), "activating: exit-code"),
+        (Systemd("inactive", "serving"), ""),
+        (Systemd(""), ""),
+    ],
+)
+async def test_what_the_doors_say(systemd, told):
+    assert await status._doors(systemd) == told

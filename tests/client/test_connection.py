@@ -127,6 +127,7 @@ async def test_a_call_that_takes_too_long(bus):
             await client.store.get("key")
 
 
+@pytest.mark.attack(37)
 async def test_a_signal_of_somebody_else_does_not_count(bus):
     forger = await Connection.open(bus.address)
     async with Client(bus.address) as client:

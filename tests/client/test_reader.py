@@ -260,6 +260,7 @@ def test_no_memories(content: bytes) -> None:
         Reader(sealed(content))
 
 
+@pytest.mark.attack(44)
 def test_a_memory_that_could_shrink(content: bytes) -> None:
     with pytest.raises(InvalidArgs):
         Reader(sealed(content, fcntl.F_SEAL_GROW))

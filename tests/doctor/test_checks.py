@@ -64,7 +64,7 @@ async def test_a_check_that_takes_too_long(patient, monkeypatch):
         yield ok("first")
         await checks.asyncio.Event().wait()
 
-    monkeypatch.setattr(checks, "CHECK_SECONDS", 0.01)
+    patient.seconds = 0.001
     found = await diagnoses(patient, monkeypatch, slow=slow)
     assert [each.severity for each in found] == [Severity.OK, Severity.FAILURE]
     assert found[1].text == "this took too long to be looked at"

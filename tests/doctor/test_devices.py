@@ -31,6 +31,8 @@ async def test_udev_is_not_running(patient):
     patient.directory("/sys/bus/usb/devices")
     found = await trouble(devices.udev, patient)
     assert (found.severity, found.mend) == (Severity.WARNING, "systemctl start systemd-udevd")
+    patient.write("/run/systemd/container", "systemd-nspawn")
+    assert (await trouble(devices.udev, patient)).severity is Severity.NOTE
 
 
 async def test_nothing_is_plugged_in(patient):

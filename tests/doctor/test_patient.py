@@ -10,7 +10,7 @@ from buswork.bus.library import variant
 from buswork.doctor.patient import Patient
 from buswork.errors import BusworkError, Disconnected, TimedOut
 from buswork.installation.files import File, place
-from buswork.installation.manifest import Manifest
+from buswork.installation.manifest import PATH, Manifest
 from buswork.installation.places import Layout
 
 NAME = "org.toys"
@@ -117,20 +117,14 @@ def test_how_files_are_put_back(tmp_path):
     ],
 )
 def test_where_and_by_whom_it_was_installed(tmp_path, prefix, package, mend):
-    Manifest(Layout(prefix).manifest, package=package).save(tmp_path)
+    Manifest(prefix, package=package).save(tmp_path)
     patient = Patient(root=tmp_path)
     assert patient.layout == Layout(prefix)
     assert patient.mend() == mend
 
 
-def test_where_this_command_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/opt/buswork/bin/buswork"])
-    Manifest(Layout("/opt/buswork").manifest).save(tmp_path)
-    assert Patient(root=tmp_path).mend() == "buswork install --prefix /opt/buswork"
-
-
 def test_a_manifest_that_is_none(tmp_path):
-    place(tmp_path / Layout().manifest[1:], File(b"[]"))
+    place(tmp_path / PATH[1:], File(b"[]"))
     assert Patient(root=tmp_path).layout == Layout()
 
 

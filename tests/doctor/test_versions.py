@@ -40,9 +40,13 @@ async def test_who_is_not_there_has_no_version(patient):
     assert not any("polkit" in text for text in await texts(patient))
 
 
-async def test_the_bus_says_it_itself(patient, tmp_path, monkeypatch):
-    patient.write("/proc/4711/comm", "dbus-daemon\n")
-    program = tmp_path / "dbus-daemon"
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [("dbus-daemon", "dbus-daemon"), ("dbus-broker-lau", "dbus-broker")],
+)
+async def test_the_bus_says_it_itself(patient, tmp_path, monkeypatch, name, program):
+    patient.write("/proc/4711/comm", f"{name}\n")
+    program = tmp_path / program
     program.write_text("#!/bin/sh\necho version $1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")

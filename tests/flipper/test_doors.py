@@ -282,6 +282,7 @@ async def test_the_socket_is_on_loopback_alone(door):
     assert door._socket.getsockname()[0] == "127.0.0.1"
 
 
+@pytest.mark.attack(43)
 @pytest.mark.parametrize("owner", [None, PortOwner(UID + 1, 1)], ids=["nobody", "another"])
 async def test_who_is_not_served_reaches_nobody(daemon, door, ports, owner, caplog):
     """Attack 43: loopback is no identity."""
@@ -397,12 +398,29 @@ async def test_who_is_silent_is_forgotten(daemon, door, monkeypatch):
         assert len(door) == 1
 
 
-async def test_a_port_that_is_taken_is_an_error(door):
-    options_ = options("--fmr-door", f"desk={port_of(door._socket)}")
-    doors = FlipperDoors(options_)
-    with pytest.raises(OSError, match="in use"):
-        await doors.start()
+async def test_a_port_that_is_taken_closes_no_other_door(door):
+    with datagram_socket() as free:
+        port = port_of(free)
+    taken = port_of(door._socket)
+    doors = FlipperDoors(options("--fmr-door", f"desk={taken}", "--fmr-door", f"shelf={port}"))
+    (trouble,) = await doors.start()
+    assert trouble.startswith(f"the door of the board desk at port {taken}: ")
+    assert "in use" in trouble
+    assert doors.has_any
     await doors.close()
+
+
+async def test_whether_there_is_anything_to_do(door):
+    taken = port_of(door._socket)
+    for words, answer in (
+        ((), False),
+        (("--fmr-door", f"desk={taken}"), False),
+        (("--fmr-door", f"desk={taken}", "--allow-board", "192.168.1.7"), True),
+    ):
+        doors = FlipperDoors(options(*words))
+        await doors.start()
+        assert doors.has_any is answer
+        await doors.close()
 
 
 async def test_a_port_that_another_program_would_share_is_taken():

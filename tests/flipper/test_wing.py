@@ -288,8 +288,17 @@ async def test_the_hub_is_there_where_there_is_no_hotplug(world, monkeypatch, ca
             raise NoHotplug("no word of USB devices")
 
     monkeypatch.setattr(module, "UdevDiscovery", Deaf)
-    await world.start(simulate=False)
+    wing = await world.start(simulate=False)
     assert "there will be no boards on USB" in caplog.text
+    assert wing.host.lacking == ["there will be no boards on USB: no word of USB devices"]
+    assert await world.get(ROOT, "MaxBoards", HUB) == Limits().boards
+
+
+async def test_a_socket_that_can_not_be_had_is_told(world):
+    (world.folder / SOCKET_NAME).mkdir()
+    wing = await world.start()
+    (told,) = wing.host.lacking
+    assert f"{world.folder}/{SOCKET_NAME} is there already" in told
     assert await world.get(ROOT, "MaxBoards", HUB) == Limits().boards
 
 

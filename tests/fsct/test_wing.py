@@ -203,8 +203,9 @@ async def test_players_are_served_where_there_is_no_hotplug(world, monkeypatch, 
             raise NoHotplug("no word of USB devices")
 
     monkeypatch.setattr(module, "UdevDiscovery", Deaf)
-    await world.start(simulate=False)
+    wing = await world.start(simulate=False)
     assert "there will be no displays" in caplog.text
+    assert wing.host.lacking == ["there will be no displays: no word of USB devices"]
     assert await world.driver(ALICE, "RegisterPlayer", "s", "player") == 1
 
 
@@ -404,14 +405,16 @@ async def test_a_socket_of_the_service_manager(world):
 
 async def test_the_variable_says_where(world, monkeypatch):
     monkeypatch.setenv("FSCT_IPC_ENDPOINT", str(world.folder / "elsewhere"))
-    await world.start(socket_dirs=[world.folder])
+    wing = await world.start(socket_dirs=[], has_manager=True)
     assert [path.name for path in world.folder.iterdir()] == ["elsewhere"]
+    assert wing.host.lacking == []
 
 
 async def test_a_place_that_is_taken(world, caplog):
     (world.folder / SOCKET_NAME).write_text("not ours")
-    await world.start(socket_dirs=[world.folder, world.folder / "nowhere"])
+    wing = await world.start(socket_dirs=[world.folder, world.folder / "nowhere"])
     assert caplog.text.count("native clients can't be served in") == 2
+    assert len(wing.host.lacking) == 2
     assert str(world.folder / "nowhere") in caplog.text
     assert await world.driver(ALICE, "RegisterPlayer", "s", "player") == 1
     assert (world.folder / SOCKET_NAME).read_text() == "not ours"

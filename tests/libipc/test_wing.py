@@ -15,7 +15,7 @@ from support.toyface import ALICE, BOB, Stack
 from buswork.bus.library import variant
 from buswork.bus.logind import Logind
 from buswork.bus.ownership import Holdings
-from buswork.host import Host
+from buswork.host import NOT_PASSED, Host
 from buswork.libipc import wing as module
 from buswork.libipc.face import HUB
 from buswork.libipc.holders import CHANNEL, ROOT, SERVICE
@@ -231,6 +231,26 @@ async def test_nothing_is_left_in_the_end(world, caplog):
     assert wing.host.holdings.all() == []
     assert not [path for path in world.folder.rglob("*") if not path.is_dir()]
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_what_it_does_without_is_told(world, monkeypatch):
+    (world.folder / module.PASSAGE_SOCKET).mkdir()
+    (world.folder / "ipc-c").mkdir()
+    (world.folder / "ipc-c/network").write_text("somebody's")
+    monkeypatch.setattr(module, "unusable", lambda where: [f"{len(where)} directories"])
+    wing = await world.start()
+    directories, passage, look_up = wing.host.lacking
+    assert directories == "2 directories"
+    assert f"{world.folder}/{module.PASSAGE_SOCKET} is there already" in passage
+    assert f"{world.folder}/ipc-c/network is there already" in look_up
+    assert (await world.hub(ALICE, "Serve", "pong")).error == ""
+
+
+async def test_only_what_is_on_by_default_is_missed(world):
+    """What systemd would pass."""
+    wing = await world.start(socket_dirs=[], has_manager=True)
+    missed = [each for each in wing.host.lacking if each.startswith(NOT_PASSED)]
+    assert missed == [f"{NOT_PASSED} 'ipc-c'", f"{NOT_PASSED} 'ipc'"]
 
 
 @pytest.mark.parametrize("part", ["Faces", "make_sockets"])

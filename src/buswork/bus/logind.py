@@ -213,6 +213,7 @@ class Logind:
         answer = await self._connection.call(
             owner, path, interface, member, signature, values, timeout=ANSWER_SECONDS
         )
+        close_all(answer.fds)
         try:
             if answer.header.signature != expected:
                 raise BusworkError(f"logind answers {member} with {answer.header.signature}")

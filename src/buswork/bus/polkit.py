@@ -14,6 +14,7 @@ from buswork.bus.caller import NameTracker, Peer
 from buswork.bus.library import Variant
 from buswork.bus.message import Flag
 from buswork.bus.transport import Connection
+from buswork.bus.writer import close_all
 from buswork.errors import BusworkError, TimedOut
 
 NAME = "org.freedesktop.PolicyKit1"
@@ -97,6 +98,7 @@ class Polkit:
                 ),
                 timeout=INTERACTIVE_SECONDS if interactive else PLAIN_SECONDS,
             )
+            close_all(frame.fds)
             if frame.header.signature != "(bba{ss})":
                 raise ValueError(f"an answer of type {frame.header.signature!r}")
             authorized, challenge, details = frame.values()[0]

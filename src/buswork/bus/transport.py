@@ -394,8 +394,14 @@ class Connection:
     async def call_bus(
         self, member: str, signature: str = "", values: Sequence[Any] = ()
     ) -> Sequence[Any]:
-        """Calls a method of the bus driver and returns its values."""
-        return (await self.call(BUS, BUS_PATH, BUS, member, signature, values)).values()
+        """Calls a method of the bus driver and returns its values.
+
+        Newer buses send a descriptor of the process with its credentials (ProcessFD); whoever
+        does not close it has none left after some hundred callers.
+        """
+        frame = await self.call(BUS, BUS_PATH, BUS, member, signature, values)
+        close_all(frame.fds)
+        return frame.values()
 
     # -- listening -----------------------------------------------------------------------------
 

@@ -48,13 +48,15 @@ async def _appview(client: Client) -> dict[str, WingState]:
 
 
 async def _doors(client: Client) -> str:
-    """What buswork-doors says, or said last before it failed; empty where it is not wanted."""
+    """What buswork-doors says, or how it failed; empty where it is not wanted."""
     try:
         unit = await _of_systemd(client, "Unit")
         if unit["ActiveState"] == "inactive":
             return ""
         service = await _of_systemd(client, "Service")
-        return f"{unit['ActiveState']}: {service['StatusText']}"
+        state, result = unit["ActiveState"], service["Result"]
+        text = service["StatusText"] or (result if result != "success" else "")
+        return f"{state}: {text}" if text else str(state)
     except (BusworkError, KeyError):  # no systemd
         return ""
 

@@ -214,9 +214,15 @@ class Client:
         *,
         returns: str = "",
         to: str = BUS_NAME,
+        is_slow: bool = False,
     ) -> Any:
-        """Calls a method of the daemon; returns its value, or the sequence of several."""
-        frame = await self.request(target, member, signature, values, returns=returns, to=to)
+        """Calls a method of the daemon; returns its value, or the sequence of several.
+
+        is_slow: it takes as long as the daemon lets it, unless this client has a timeout.
+        """
+        frame = await self.request(
+            target, member, signature, values, returns=returns, to=to, is_slow=is_slow
+        )
         result = frame.values()
         return result[0] if len(result) == 1 else result
 
@@ -229,12 +235,14 @@ class Client:
         *,
         returns: str,
         to: str = BUS_NAME,
+        is_slow: bool = False,
     ) -> Frame:
         """The reply to a call as it came: with its sender, and descriptors for you to close."""
 
         async def send(flags: int) -> Frame:
-            seconds = INTERACTIVE_SECONDS if flags else PLAIN_SECONDS
-            timeout = seconds if self.timeout is None else self.timeout
+            timeout = self.timeout
+            if timeout is None and not is_slow:
+                timeout = INTERACTIVE_SECONDS if flags else PLAIN_SECONDS
             return await self._exchange(to, target, member, signature, values, flags, timeout)
 
         try:
@@ -259,7 +267,7 @@ class Client:
         signature: str,
         values: Sequence[Any],
         flags: int,
-        timeout: float,
+        timeout: float | None,
     ) -> Frame:
         try:
             async with self._places:

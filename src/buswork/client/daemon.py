@@ -47,8 +47,9 @@ class Daemon:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def facts(self) -> Facts:
-        found = await self._client.get_all(TARGET)
+    async def facts(self, name: str = BUS_NAME) -> Facts:
+        """name: of the daemon that is asked, for each has these."""
+        found = await self._client.get_all(TARGET, to=name)
         return Facts(
             version=found["Version"],
             api_version=found["ApiVersion"],

@@ -9,8 +9,8 @@ from buswork.doctor.findings import Finding, Severity, failure, note
 from buswork.doctor.patient import Patient
 from buswork.errors import BusworkError, Disconnected
 
-# Several questions that are not answered in time, one after the other.
-CHECK_SECONDS = 20.0
+# How often a check may wait in full for an answer that is late, or does not come.
+WAITS = 8
 
 Check = Callable[[Patient], AsyncIterator[Finding]]
 
@@ -59,7 +59,7 @@ async def _made(check: Check, patient: Patient) -> Sequence[Finding]:
     """What it finds until it has to end, whatever the reason is: the others go on."""
     findings: list[Finding] = []
     try:
-        async with asyncio.timeout(CHECK_SECONDS):
+        async with asyncio.timeout(WAITS * patient.seconds):
             async for finding in check(patient):
                 findings.append(finding)  # noqa: PERF401  # what came before a failure counts
     except Disconnected as error:

@@ -8,7 +8,6 @@ import grp
 import os
 import pwd
 import stat
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -30,8 +29,6 @@ from buswork.installation.places import Layout, wanted
 ASK_SECONDS = 3.0
 # Nothing that is looked into is half as long.
 MOST_BYTES = 1 << 20
-# Where installations are looked for, beside where this command is.
-PREFIXES = ("/usr", "/usr/local")
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
 NOBODY = {FREEDESKTOP + "NameHasNoOwner", FREEDESKTOP + "ServiceUnknown"}
@@ -144,25 +141,18 @@ class Patient:
 
     @cached_property
     def layout(self) -> Layout:
-        installed = self._installed
-        return Layout() if installed is None else installed[0]
+        return Layout(self._manifest.prefix)
 
     @cached_property
-    def _installed(self) -> tuple[Layout, Manifest] | None:
-        own = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
-        for prefix in (*PREFIXES, own):
-            layout = Layout(prefix)
-            with suppress(ManifestError, OSError):
-                found = manifest.load(self.root, layout.manifest)
-                if found is not None:
-                    return layout, found
-        return None
+    def _manifest(self) -> Manifest:
+        with suppress(ManifestError, OSError):
+            return manifest.load(self.root) or Manifest()
+        return Manifest()
 
     def mend(self, *, changed: bool = False) -> str:
         """The command that puts things back in their places. changed: something was changed, and
         is to be overwritten."""
-        installed = self._installed
-        if installed is not None and installed[1].package:
+        if self._manifest.package:
             return "apt-get install --reinstall buswork"
         prefix = self.layout.prefix
         words = ["buswork install"]

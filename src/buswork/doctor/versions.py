@@ -46,8 +46,10 @@ async def _bus(patient: Patient) -> str:
         pid = await patient.ask_bus("GetConnectionUnixProcessID", "s", BUS)
     except BusworkError:
         return ""
-    program = (patient.text(f"/proc/{pid}/comm") or "").strip()
-    return await _said(program, "--version", patient.seconds) if program in _BUSES else program
+    name = (patient.text(f"/proc/{pid}/comm") or "").strip()
+    # The kernel has 15 letters of it, and dbus-broker's launcher may be asked, too.
+    program = next((each for each in _BUSES if name.startswith(each)), None)
+    return name if program is None else await _said(program, "--version", patient.seconds)
 
 
 def _libusb() -> Finding:

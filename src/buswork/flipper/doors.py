@@ -200,6 +200,10 @@ class FmrDoor:
     def __len__(self) -> int:
         return len(self._guests)
 
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
+
     def open(self, port: int) -> Address:
         """OSError: it is taken."""
         sock = _at((LOOPBACK, port))
@@ -321,12 +325,21 @@ class FlipperDoors:
             for name, port in options.fmr_door
         ]
 
-    async def start(self) -> None:
-        """OSError: a port is taken."""
+    async def start(self) -> list[str]:
+        """OSError: the simulated board's port is taken."""
         if self._simulated_port is not None:
             await self._simulate(self._simulated_port)
+        troubles = []
         for door, port in self._doors:
-            log.info("the board %s is at %s:%d", door.name, *door.open(port))
+            try:
+                log.info("the board %s is at %s:%d", door.name, *door.open(port))
+            except OSError as error:
+                troubles.append(f"the door of the board {door.name} at port {port}: {error}")
+        return troubles
+
+    @property
+    def has_any(self) -> bool:
+        return bool(self._allowed) or any(door.is_open for door, _ in self._doors)
 
     async def close(self) -> None:
         for door, _ in self._doors:

@@ -94,7 +94,7 @@ class FlipperWing:
         try:
             await self.sessions.start()
         except NoHotplug as error:
-            log.error("there will be no boards on USB: %s", error)
+            host.lacks(f"there will be no boards on USB: {error}")
         started.callback(self._remove_files)
         self._open_sockets()
 
@@ -143,10 +143,13 @@ class FlipperWing:
         return simulator.discovery(), simulator.worker
 
     def _open_sockets(self) -> None:
+        host = self.host
         self._files: list[SocketFile] = []
-        for place in self.host.places(RUN_DIRECTORY):
-            self._files += make_sockets(place, [SOCKET_NAME], socket.SOCK_SEQPACKET)
-        for listener in (*self.host.sockets(NAME), *(made.listener for made in self._files)):
+        for place in host.places(RUN_DIRECTORY):
+            self._files += make_sockets(
+                place, [SOCKET_NAME], socket.SOCK_SEQPACKET, tell=host.lacks
+            )
+        for listener in (*host.sockets(NAME), *(made.listener for made in self._files)):
             self.fmr.open(listener)
 
     def _remove_files(self) -> None:

@@ -174,7 +174,7 @@ class FsctWing:
         try:
             await self.sessions.start()
         except NoHotplug as error:
-            log.error("there will be no displays: %s", error)
+            self.host.lacks(f"there will be no displays: {error}")
 
     def _real(self) -> tuple[Discovery, MakeWorker]:
         return UdevDiscovery(), Worker
@@ -194,8 +194,9 @@ class FsctWing:
     def _open_sockets(self) -> None:
         self._files: list[SocketFile] = []
         for path in self._socket_paths():
-            self._files += make_sockets(path.parent, [path.name])
-        passed = self.host.sockets(SOCKET)
+            self._files += make_sockets(path.parent, [path.name], tell=self.host.lacks)
+        # The variable may have it made elsewhere.
+        passed = self.host.sockets(SOCKET, optional=bool(self._files))
         for listener in (*passed, *(made.listener for made in self._files)):
             self.rpc.open(listener)
 

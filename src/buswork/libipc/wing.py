@@ -11,7 +11,7 @@ from buswork.host import Host, Kind
 from buswork.libipc.face import Faces
 from buswork.libipc.holders import Holders
 from buswork.libipc.model.terms import Limits, Who
-from buswork.libipc.native.directories import add_options, directories, make
+from buswork.libipc.native.directories import add_options, directories, make, unusable
 from buswork.libipc.native.groups import groups_of
 from buswork.libipc.native.hub import Hub
 from buswork.libipc.outboxes import Outboxes
@@ -21,9 +21,10 @@ from buswork.native.places import SocketFile, make_sockets
 RUN_DIRECTORY: Final = Path("/run/buswork")
 DOORS_SOCKET: Final = "doors.sock"
 PASSAGE_SOCKET: Final = "ipc.sock"
-# The service manager's names: of the passage, and of the look-ups in directories of each form.
+# The service manager's names: of the passage, and of the look-ups in directories of each form,
+# with what is off by default.
 PASSAGE: Final = "ipc"
-LOOKUPS: Final = ("ipc-c", "ipc-zig")
+LOOKUPS: Final = {"ipc-c": False, "ipc-zig": True}
 
 
 class LibIpcWing:
@@ -58,17 +59,22 @@ class LibIpcWing:
         where = directories(host.socket_dirs, self._named)
         if host.places(RUN_DIRECTORY):
             make(where)
+        for what in unusable(where):
+            host.lacks(what)
         doors = (host.socket_dirs[0] if host.socket_dirs else RUN_DIRECTORY) / DOORS_SOCKET
         return Hub(where, host.authority, host.commons, doors=doors, limits=self._limits)
 
     def _open_sockets(self) -> None:
         """Those that were passed to us, and where we make our own, those that are missing."""
         host, hub = self.host, self.hub
-        for listener in (sock for name in LOOKUPS for sock in host.sockets(name)):
-            hub.open_lookups(listener)
+        for name, optional in LOOKUPS.items():
+            for listener in host.sockets(name, optional=optional):
+                hub.open_lookups(listener)
         for place in host.places(RUN_DIRECTORY):
-            self._files += make_sockets(place, [PASSAGE_SOCKET], socket.SOCK_SEQPACKET)
-            hub.make_lookups()
+            self._files += make_sockets(
+                place, [PASSAGE_SOCKET], socket.SOCK_SEQPACKET, tell=host.lacks
+            )
+            hub.make_lookups(host.lacks)
         for listener in (*host.sockets(PASSAGE), *(made.listener for made in self._files)):
             hub.open_passage(listener)
 

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -134,9 +134,13 @@ def _bind(listener: socket.socket, path: Path, mode: int) -> tuple[int, int]:
 
 
 def make_sockets(
-    directory: Path, names: Sequence[str], kind: socket.SocketKind = socket.SOCK_STREAM
+    directory: Path,
+    names: Sequence[str],
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+    *,
+    tell: Callable[[str], None] = log.error,
 ) -> list[SocketFile]:
-    """All of a wing's sockets in a directory, or none, which is logged: where one name is
+    """All of a wing's sockets in a directory, or none, which is told: where one name is
     somebody else's, clients would say one thing to us and another to him."""
     made: list[SocketFile] = []
     for name in names:
@@ -144,7 +148,7 @@ def make_sockets(
             made.append(SocketFile(directory / name, kind=kind))
         except (PlaceTaken, OSError) as error:
             what = " and ".join(names)
-            log.error("native clients can't be served in %s, by %s: %s", directory, what, error)
+            tell(f"native clients can't be served in {directory}, by {what}: {error}")
             for each in made:
                 each.close()
             return []

@@ -61,13 +61,15 @@ class StoreWing:
         host = self.host
         self.doors = Doors(self.store, host.authority, memory=self.memory, commons=host.commons)
         places = host.places(RUN_DIRECTORY, also_tmp=True)
-        self._files = [made for place in places for made in make_sockets(place, NAMES)]
+        self._files = [
+            made for place in places for made in make_sockets(place, NAMES, tell=host.lacks)
+        ]
         passed = host.sockets("store")
         for listener in (*passed, *(made.listener for made in self._files)):
             try:
                 self.doors.open(listener)
             except BusworkError as error:
-                log.error("a socket that was passed is not used: %s", error)
+                host.lacks(f"a socket that was passed is not used: {error}")
 
     async def stop(self, *, for_good: bool) -> None:
         if self.keep is not None and for_good:

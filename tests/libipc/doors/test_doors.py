@@ -109,12 +109,29 @@ async def test_all_ends_with_the_doors(daemon, tmp_path):
         assert await received(handed) == b""
 
 
-async def test_a_port_that_is_taken(daemon, tmp_path):
+async def test_a_port_that_is_taken_closes_no_other_door():
     with socket.create_server((HOST, 0)) as taken:
-        wing = IpcDoors(parsed("--ipc-ws", free_port(), "--ipc-ws", taken.getsockname()[1]))
-        with pytest.raises(OSError, match="in use"):
-            await wing.start()
+        port = taken.getsockname()[1]
+        wing = IpcDoors(parsed("--ipc-ws", free_port(), "--ipc-ws", port))
+        (trouble,) = await wing.start()
+        assert trouble.startswith(f"the door at {HOST}:{port}: ")
+        assert "in use" in trouble
+        assert wing.has_any
         await wing.close()
+
+
+async def test_whether_there_is_anything_to_do():
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        for words, answer in (
+            ((), False),
+            (("--ipc-tcp", f"{port}=c"), False),
+            (("--ipc-tcp", f"{port}=c", "--ipc-dial", "192.168.1.8:9000"), True),
+        ):
+            wing = IpcDoors(parsed(*words))
+            await wing.start()
+            assert wing.has_any is answer
+            await wing.close()
 
 
 async def test_doors_that_were_never_opened():

@@ -51,6 +51,7 @@ def test_a_program_of_this_machine_is_its_user(caplog):
     assert not caplog.text
 
 
+@pytest.mark.attack(43)
 def test_who_was_not_named_is_sent_away(caplog):
     gate = Gate(settled("--serve-uid", OTHER, "--ipc-remote-user", OTHER))
     with connected() as (_, ours):
@@ -67,6 +68,7 @@ def test_who_has_left_is_nobody(caplog):
     assert "somebody: nobody knows who it is" in caplog.text
 
 
+@pytest.mark.attack(43)
 def test_43_who_leaves_while_it_is_looked_who_it_is_is_nobody(monkeypatch, caplog):
     """The port may have been found in the hands of the next one."""
     gate = Gate(settled("--serve-uid", UID))

@@ -195,6 +195,7 @@ async def test_names_of_this_host(doorstep, host):
     assert status == 101
 
 
+@pytest.mark.attack(43)
 @pytest.mark.parametrize("host", ["attacker.example", "localhost.attacker.example:80", "", "[::2]"])
 async def test_a_name_that_was_made_to_mean_this_host(doorstep, host):
     assert await raw_status(doorstep, host=host) == 403
@@ -245,6 +246,7 @@ async def test_a_page_that_is_allowed_and_knows_the_token(doorstep):
         assert await heard(websocket) == b"\x01x"
 
 
+@pytest.mark.attack(43)
 @pytest.mark.parametrize(
     "origin", ["http://attacker.example", "null", ORIGIN + "0", "http://localhost"]
 )
@@ -254,6 +256,7 @@ async def test_a_page_from_elsewhere_is_not_let_in_with_the_token_either(doorste
     assert not doorstep.daemon.asked
 
 
+@pytest.mark.attack(43)
 @pytest.mark.parametrize("protocols", [with_token()[:1], with_token("wrong" * 5), with_token("")])
 async def test_a_page_that_does_not_know_the_token(doorstep, protocols, caplog):
     status, why = await doorstep.refusal(

@@ -6,7 +6,14 @@ import os
 import pytest
 
 from buswork.libipc.model.terms import RunDirectory
-from buswork.libipc.native.directories import DEFAULTS, add_options, directories, make, named
+from buswork.libipc.native.directories import (
+    DEFAULTS,
+    add_options,
+    directories,
+    make,
+    named,
+    unusable,
+)
 from buswork.libipc.wire.forms import Form
 
 
@@ -48,3 +55,14 @@ def test_what_can_not_be_made_is_left(tmp_path, caplog):
     caplog.set_level("INFO")
     make([RunDirectory(Form.C, f"{tmp_path}/none/ipc")])
     assert "can't be made" in caplog.text
+
+
+def test_where_nobody_can_be_served(tmp_path, monkeypatch):
+    places = [RunDirectory(Form.C, f"{tmp_path}/{name}") for name in ("good", "closed", "none")]
+    for place in places[:2]:
+        os.mkdir(place.path)
+    # Root may write everywhere, whatever the mode.
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: not path.endswith("closed"))
+    closed, none = unusable(places)
+    assert closed == f"nothing can be served in {tmp_path}/closed: it is not ours to write to"
+    assert none == f"nothing can be served in {tmp_path}/none: there is no such directory"

@@ -57,6 +57,7 @@ async def test_unless_only_one_of_them_lives(town):
     assert await reaches(await town.hub.connect(ME, "pong"), zig)
 
 
+@pytest.mark.attack(22)
 async def test_a_place_that_does_not_exist(town):
     for form, directory in ((Form.ZIG, town.c.path), (None, "/tmp")):
         with pytest.raises(InvalidArgs, match="there are"):

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from buswork.libipc.doors.gate import Gate
-from buswork.libipc.doors.options import Unsafe, add_options, settings
+from buswork.libipc.doors.options import Place, Unsafe, add_options, settings
 from buswork.libipc.doors.relay import LIMITS
 from buswork.libipc.doors.tcp import Dialler, FarDoor, TcpDoor
 from buswork.libipc.doors.websocket import WebSocketDoor
@@ -33,17 +33,27 @@ class IpcDoors:
         self._doors: list[TcpDoor | WebSocketDoor] = []
         self._context: Context | None = None
 
-    async def start(self) -> None:
-        """OSError: a port is taken."""
+    async def start(self) -> list[str]:
+        made = self._settings
         context = self._context = Context(limits=LIMITS)
-        self._dialler = Dialler(self._settings.dialled, context)
-        gate = Gate(self._settings)
-        for place, form in self._settings.tcp:
-            self._doors.append(TcpDoor(place, form, gate, context))
-        for place in self._settings.websockets:
-            self._doors.append(WebSocketDoor(place, gate, context))
-        for door in self._doors:
-            log.info("services are at %s", await door.open())
+        self._dialler = Dialler(made.dialled, context)
+        gate = Gate(made)
+        doors: list[tuple[Place, TcpDoor | WebSocketDoor]] = [
+            (place, TcpDoor(place, form, gate, context)) for place, form in made.tcp
+        ]
+        doors += [(place, WebSocketDoor(place, gate, context)) for place in made.websockets]
+        troubles = []
+        for place, door in doors:
+            try:
+                log.info("services are at %s", await door.open())
+                self._doors.append(door)
+            except OSError as error:
+                troubles.append(f"the door at {place}: {error}")
+        return troubles
+
+    @property
+    def has_any(self) -> bool:
+        return bool(self._doors or self._settings.dialled)
 
     async def close(self) -> None:
         if self._doors:

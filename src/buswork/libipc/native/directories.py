@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +47,15 @@ def make(directories: Iterable[RunDirectory]) -> None:
             pass
         except OSError as error:
             log.info("%s is not there, and can't be made: %s", path, error.strerror)
+
+
+def unusable(directories: Iterable[RunDirectory]) -> Iterator[str]:
+    """Where nobody can be served by us, and why."""
+    for directory in directories:
+        if not os.path.isdir(directory.path):
+            yield f"nothing can be served in {directory.path}: there is no such directory"
+        elif not os.access(directory.path, os.W_OK | os.X_OK, effective_ids=True):
+            yield f"nothing can be served in {directory.path}: it is not ours to write to"
 
 
 def named(text: str) -> RunDirectory:

@@ -97,11 +97,13 @@ class Hub:
         log.error("look-ups were to be answered at %s, which is no run directory", path)
         listener.close()
 
-    def make_lookups(self) -> None:
-        """Makes those sockets where there are none yet."""
+    def make_lookups(self, tell: Callable[[str], None] = log.error) -> None:
+        """Makes those sockets where there are none yet; where that can't be is told."""
         for directory in self.directories:
             if directory not in self._asked:
-                for made in make_sockets(Path(directory.path), [DAEMONS[directory.form]]):
+                for made in make_sockets(
+                    Path(directory.path), [DAEMONS[directory.form]], tell=tell
+                ):
                     self._files.append(made)
                     self._answer_lookups(directory, made.listener)
 
