@@ -8,10 +8,9 @@ from support.fakebus import DRIVER, ERROR, FakeBus, FakePolkit
 from support.reference import PATH as PATH_FIELD
 from support.toyface import ALICE, ALICE_UID, BOB, BOB_UID, Stack
 
-from buswork.appview import errors
+from buswork.appview import errors, face
 from buswork.appview.face import (
     INSPECTOR,
-    MOST_DEPTH,
     PROCESS,
     ROOT,
     Faces,
@@ -20,6 +19,7 @@ from buswork.appview.face import (
 )
 from buswork.appview.model import Process, Processes, State
 from buswork.appview.wire import requests
+from buswork.appview.wire.requests import MOST_DEPTH
 from buswork.bus.contract import load
 from buswork.bus.library import variant
 
@@ -61,8 +61,8 @@ class FakeInspector:
         self.failure = None
         self.owners = {}
 
-    async def scan(self, uid):
-        self.asked.append(("scan", uid))
+    async def scan(self, uid, *, of_all):
+        self.asked.append(("scan", uid, of_all))
 
     def owner(self, process):
         process.owner = self.owners.get(process.pid, process.owner)
@@ -213,7 +213,7 @@ def flat(signature_and_values):
 async def test_a_scan_returns_ones_own(world):
     assert await world.call(ALICE, ROOT, INSPECTOR, "Scan") == [f"{ROOT}/processes/11"]
     assert await world.call(BOB, ROOT, INSPECTOR, "Scan") == []
-    assert world.inspector.asked == [("scan", ALICE_UID), ("scan", BOB_UID)]
+    assert world.inspector.asked == [("scan", ALICE_UID, False), ("scan", BOB_UID, False)]
     assert not world.polkit.questions
 
 
@@ -223,12 +223,14 @@ async def test_a_scan_of_all_needs_an_action(world):
     world.allow(INSPECT)
     found = await world.call(ALICE, ROOT, INSPECTOR, "ScanAll")
     assert found == [f"{ROOT}/processes/11", f"{ROOT}/processes/12"]
+    assert world.inspector.asked == [("scan", ALICE_UID, True)]
 
 
 async def test_what_everybody_may_know(world):
     found = await world.call(ALICE, ROOT, PROPERTIES, "GetAll", "s", INSPECTOR)
     assert {name: each.value for name, each in found.items()} == {
         "Unreadable": 7,
+        "LeftOut": 0,
         "Conversations": 64,
     }
 
@@ -340,16 +342,34 @@ async def test_values_are_typed(world, json_value, value):
         assert json.loads(text) == {"a": json_value}
 
 
-async def test_an_answer_that_is_too_deep_is_no_defect(world, caplog):
+async def test_the_deepest_answer_fits_into_a_message(world):
     deep = 0
     for _ in range(MOST_DEPTH - 1):
         deep = [deep]
     world.inspector.answer = {"a": deep}
     assert (await world.process(ALICE, world.mine, "GetStatus")).error == ""
-    world.inspector.answer = {"a": [deep]}
-    answer = await world.process(ALICE, world.mine, "GetStatus")
-    assert answer.error == errors.BadAnswer.name
-    assert "defect" not in caplog.text
+
+
+async def test_between_two_answers_others_have_their_turn(world, monkeypatch):
+    """An answer may be long, and all that it is made of is made in one go."""
+    turns, made_in = 0, []
+
+    def turn():
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    def made(value):
+        made_in.append(turns)
+        return variant("s", "x")
+
+    monkeypatch.setattr(face, "_value", made)
+    turn()
+    path = process_path(world.mine)
+    calls = [world.bus.call(ALICE, path, PROCESS, "GetStatus", "", ()) for _ in range(5)]
+    for call in calls:
+        assert (await world.bus.answer_to(call)).error == ""
+    assert len(set(made_in)) == 5
 
 
 async def test_failures_have_their_names(world):

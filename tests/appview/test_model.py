@@ -64,4 +64,31 @@ def test_those_that_are_gone(known):
 def test_there_is_an_end_to_them(known):
     for pid in (1, 2, 3):
         known.meet(process(pid))
-    assert (sorted(known.by_pid), known.left_out, len(known.changes)) == ([1, 2], 1, 2)
+    assert (sorted(known.by_pid), known.left_out, len(known.changes)) == ([1, 2], {(3, 100)}, 2)
+    known.keep_only({(2, 100), (3, 100)})
+    known.meet(process(3))
+    assert (sorted(known.by_pid), known.left_out) == ([2, 3], set())
+
+
+def test_one_user_leaves_room_for_others():
+    known = Processes(most_per_uid=1)
+    first, second = known.meet(process(1)), known.meet(process(2))
+    assert sorted(known.by_pid) == [1]
+    other = Process(3, 100, 2000, 2000, "worker", "worker")
+    known.meet(other)
+    assert sorted(known.by_pid) == [1, 3]
+    known.learn(other, uid=1000)  # a program with other rights
+    known.forget(first)
+    known.meet(second)
+    assert sorted(known.by_pid) == [3]
+    known.forget(other)
+    known.learn(other, uid=2000)  # heard too late
+    known.meet(second)
+    assert sorted(known.by_pid) == [2]
+
+
+def test_who_is_gone_is_not_left_out():
+    known = Processes(most=0)
+    known.meet(process(1))
+    known.keep_only(set())
+    assert known.left_out == set()

@@ -18,7 +18,8 @@ def echo(event: Event) -> None:
 async def main(directory: str, form: str, name: str) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin, ended.set)
-    async with serve(name, rundir=RunDir(Path(directory), Form(form)), on_event=echo):
+    rundir = RunDir(Path(directory), Form(form))
+    async with serve(name, rundir=rundir, mode=0o777, on_event=echo):
         print("READY", flush=True)
         await ended.wait()
 

@@ -18,6 +18,7 @@ WEB = facts(20, "web")
 OTHER_WEB = facts(4, "web", uid=65534)
 WORKER = facts(7, "worker", state="Latent")
 SLEEPER = facts(9, "sleeper", state="Setup")
+GONE = BusworkError("it is gone", "org.appview.Error.ProcessGone")
 
 
 @pytest.fixture
@@ -155,13 +156,23 @@ def test_inspect_of_all(client, capsys):
         done(client, "inspect", "--all", "web")
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_inspect_of_all_shows_those_that_answer(client, capsys, options):
+    client.appview.there = (WEB, OTHER_WEB)
+    client.appview.processes[20].fails = GONE
+    with pytest.raises(BusworkError, match="it is gone"):
+        done(client, "inspect", "--all", *options)
+    said = json.loads(capsys.readouterr().out)
+    assert (said if options else said[0])["process"]["pid"] == 4
+
+
 def test_transport(client, capsys):
     done(client, "transport", "worker")
     _, *rows = lines(capsys)
     assert [row.split(maxsplit=3) for row in rows] == [
         ["log", "file:///tmp/a\\x1b[31m.log", "yes"],
-        ["events", "tcp://h:1", "no", "Socket connection failed (2 attempts)"],
-        ["metrics", "unix://@m", "no", "not (1 attempts)"],
+        ["events", "tcp://h:1", "no", "Socket connection failed, attempt 2"],
+        ["metrics", "unix://@m", "no", "attempt 1"],
     ]
     done(client, "transport", "worker", "--json")
     assert [each["name"] for each in json.loads(lines(capsys)[0])] == ["log", "events", "metrics"]
@@ -176,13 +187,16 @@ def test_attach(client, capsys):
     assert lines(capsys) == ['{"attached": [7]}']
 
 
-def test_detach_all_goes_on_where_one_fails(client, capsys):
-    client.appview.there = (WEB, OTHER_WEB, WORKER)
-    client.appview.processes = {4: FakeProcess(4), 20: FakeProcess(20)}
-    client.appview.processes[4].fails = BusworkError("it is gone", "org.appview.Error.ProcessGone")
+def test_detach_all_goes_on_where_some_fail(client, capsys):
+    client.appview.there = (WEB, OTHER_WEB, facts(5), WORKER)
+    client.appview.processes = {pid: FakeProcess(pid) for pid in (4, 5, 20)}
+    client.appview.processes[4].fails = BusworkError("it is mute", "org.appview.Error.NotAnswering")
+    client.appview.processes[5].fails = GONE
     with pytest.raises(BusworkError, match="it is gone"):
         done(client, "detach", "--all", "--json")
-    assert lines(capsys) == ['{"detached": [20]}']
+    said = capsys.readouterr()
+    assert said.out == '{"detached": [20]}\n'
+    assert said.err == "buswork: it is mute (org.appview.Error.NotAnswering)\n"
     for words in (["detach"], ["detach", "web", "--all"]):
         with pytest.raises(CommandError):
             done(client, *words)
@@ -196,7 +210,7 @@ def test_the_whole_way(world):
     said = world.answer("inspect", "cli-whole")
     assert said["process"]["pid"] == pid
     assert "hostPid" not in said["process"]
-    listed = [json.loads(line) for line in world.view("ps", "--json").stdout.splitlines()]
+    listed = [json.loads(line) for line in world.view("ps", "--json").out.splitlines()]
     (row,) = [each for each in listed if each["pid"] == pid]
     assert row["command"].endswith("--name cli-whole --period 0.2")
     assert world.answer("transport", str(pid))[0]["name"] == "log"
@@ -205,7 +219,7 @@ def test_the_whole_way(world):
     assert world.answer("attach", "cli-whole") == {"attached": [pid]}
     world.kill(pid)
     assert "NoSuchProcess" in world.failure("inspect", "cli-whole")
-    assert "org." in world.failure("transport", str(pid))
+    assert "NoSuchProcess" in world.failure("transport", str(pid))
 
 
 def test_pids_are_completed(world, tmp_path):

@@ -84,10 +84,10 @@ def test_what_would_be_refused(client, file, how):
         assert error.value.name == "org.appview.Error.BadConfiguration"
 
 
-def test_what_would_be_merged_into_what_can_not_be_sent(client, file):
-    client.appview.processes[20].has = {"tags": {"a": 1}}
-    with pytest.raises(BusworkError, match=r"tags\.a is 1"):
-        done(client, "config", "merge", "web", file('{"payload":{}}'), "--dry-run")
+def test_what_a_later_library_has_more_would_be_sent(client, file, capsys):
+    client.appview.processes[20].has = {"tags": {"a": 1}, "new": True}
+    done(client, "config", "merge", "web", file('{"payload":{}}'), "--dry-run", "--json")
+    assert json.loads(capsys.readouterr().out) == {"tags": {"a": 1}, "new": True, "payload": {}}
 
 
 # -- what is no JSON -----------------------------------------------------------------------------
@@ -154,12 +154,12 @@ def test_the_whole_way():
     with ViewedWorld() as world:
         world.simulated("cli-config")
         words = ("config", "merge", "cli-config")
-        assert world.answer(*words, input='{"tags":{"a":"1"}}')["tags"] == {"a": "1"}
-        dry = world.answer("config", "merge", "cli-config", "--dry-run", input='{"tags":{"b":"2"}}')
+        assert world.answer(*words, stdin='{"tags":{"a":"1"}}')["tags"] == {"a": "1"}
+        dry = world.answer("config", "merge", "cli-config", "--dry-run", stdin='{"tags":{"b":"2"}}')
         assert dry["tags"] == {"a": "1", "b": "2"}
-        assert world.view("config", "set", "cli-config", input="{}").returncode == Exit.OK
+        assert world.view("config", "set", "cli-config", stdin="{}").status == Exit.OK
         assert world.answer("config", "get", "cli-config") == DEFAULTS
-        said = world.failure("config", "set", "cli-config", input='{"tags":[]}')
+        said = world.failure("config", "set", "cli-config", stdin='{"tags":[]}')
         assert "tags is a list" in said
         assert "(org.appview.Error.BadConfiguration)" in said
 

@@ -1,16 +1,17 @@
 """Viewed processes for the command: made up ones, and simulated ones that a real service asks."""
 
 import asyncio
+import io
 import json
-import os
-import select
-import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
+from types import SimpleNamespace
+from unittest.mock import patch
 
-from client.private_bus import START_SECONDS, PrivateBus
+from client.private_bus import PrivateBus
 
+from buswork import cli
 from buswork.appview.wire.configuration import DEFAULTS
 from buswork.cli import parser, run
 from buswork.cli.output import Output
@@ -35,6 +36,8 @@ class FakeProcess:
         self.fails = None
 
     async def configuration(self):
+        if self.fails is not None:
+            raise self.fails
         return self.has
 
     async def transport_status(self):
@@ -106,57 +109,46 @@ class ViewedWorld(PrivateBus):
 
     def __enter__(self):
         super().__enter__()
-        self._started = []
-        path = self.folder / "appview-notify"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
-            notes.bind(str(path))
-            with (self.folder / "appview.log").open("ab") as log:
-                self._start(
-                    "buswork.appviewd", env={"NOTIFY_SOCKET": str(path)}, stdout=log, stderr=log
-                )
-            said = b""
-            while b"READY=1" not in said:
-                came, _, _ = select.select([notes], [], [], START_SECONDS)
-                assert came, (self.folder / "appview.log").read_text()
-                said = notes.recv(65536)
+        self._people = []
+        self.start_appview()
         return self
 
     def __exit__(self, *failure):
-        for process in self._started:
+        for process in self._people:
             process.kill()
             process.communicate()
         super().__exit__(*failure)
 
-    def _start(self, module, *words, env=None, **options):
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *words],
-            env=self.environment | (env or {}),
-            stdin=subprocess.PIPE,
-            **options,
-        )
-        self._started.append(process)
-        return process
-
     def simulated(self, name, *words):
         """A process of this name; its pid."""
-        process = self._start("buswork.sim.viewed", "--name", name, *words, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "buswork.sim.viewed", "--name", name, *words],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._people.append(process)
         return int(process.stdout.readline())
 
     def kill(self, pid):
-        os.kill(pid, 9)
-        for process in self._started:
-            if process.pid == pid:
-                process.communicate()
+        (process,) = [each for each in self._people if each.pid == pid]
+        process.kill()
+        process.communicate()
 
-    def view(self, *words, **options):
-        return self.run("view", *words, **options)
+    def view(self, *words, stdin=""):
+        """The command, in this process: to start one takes longer than all that it does."""
+        out, err = io.StringIO(), io.StringIO()
+        given = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+        with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "stdin", given):
+            status = cli.main(["view", *words, "--bus", self.address])
+        return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
 
-    def answer(self, *words, **options):
-        done = self.view(*words, "--json", **options)
-        assert (done.returncode, done.stderr) == (0, "")
-        return json.loads(done.stdout)
+    def answer(self, *words, stdin=""):
+        done = self.view(*words, "--json", stdin=stdin)
+        assert (done.status, done.err) == (0, "")
+        return json.loads(done.out)
 
-    def failure(self, *words, status=1, **options):
-        done = self.view(*words, **options)
-        assert (done.returncode, done.stdout) == (status, "")
-        return done.stderr
+    def failure(self, *words, stdin=""):
+        done = self.view(*words, stdin=stdin)
+        assert (done.status, done.out) == (1, "")
+        return done.err

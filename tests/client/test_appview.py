@@ -8,6 +8,7 @@ import pytest
 from appview.people import Viewed
 from client.private_bus import PrivateBus
 
+from buswork.appview import errors
 from buswork.client import (
     AccessDenied,
     BusworkError,
@@ -18,12 +19,13 @@ from buswork.client import (
     NotRunning,
     ProcessChange,
     ProcessFacts,
+    TimedOut,
     appview,
     appview_blocking,
     blocking,
+    connection,
 )
 from buswork.client.appview import PROCESSES
-from buswork.client.errors import UnknownObject
 
 pytestmark = pytest.mark.processes
 
@@ -112,9 +114,21 @@ async def test_attaching_and_detaching(process):
     assert (await process.configuration())["tags"] == {"SIMULATED": "yes"}
 
 
+async def test_no_period_is_too_long(client, process, monkeypatch):
+    """But for who has set a timeout."""
+    monkeypatch.setattr(connection, "PLAIN_SECONDS", 0.0)
+    with pytest.raises(TimedOut):
+        await process.is_viewed()
+    await process.detach()
+    client.timeout = 0.0
+    with pytest.raises(TimedOut):
+        await process.attach()
+
+
 async def test_there_is_none(client):
-    with pytest.raises(UnknownObject):
+    with pytest.raises(BusworkError, match="no process 1073741824") as caught:
         await client.appview.process(1 << 30).is_viewed()
+    assert caught.value.name == errors.NoSuchProcess.name == appview.NO_SUCH_PROCESS
 
 
 async def test_changes(client, viewed):

@@ -11,6 +11,7 @@ from appview.people import Viewed, queues_of
 from appview.wire.vectors import answered, asked, recorded
 
 from buswork.appview.native import mqueue
+from buswork.appview.wire import requests
 from buswork.appview.wire.frames import (
     AnswerJoiner,
     BadFrame,
@@ -18,6 +19,8 @@ from buswork.appview.wire.frames import (
     RefusedFrame,
     request_frames,
 )
+from buswork.appview.wire.requests import Request, listed
+from buswork.appview.wire.shapes import BOOLEAN
 from buswork.sim import viewed
 from buswork.sim.viewed import FAULTS, Knowledge, Library
 
@@ -105,6 +108,23 @@ def test_it_answers(library, queues):
     queues.ask()
     library.tick()
     assert answer(queues.received()) == VIEWED
+
+
+def test_it_answers_whatever_is_in_the_table(library, queues, monkeypatch):
+    """One entry, and what is to be done is a part of it."""
+    monkeypatch.setattr(requests, "REQUESTS", [*requests.REQUESTS])
+
+    def rename(process, asked):
+        process.configuration["tags"]["name"] = asked["name"]
+        return {"before": process.viewed}
+
+    entry = listed(Request(9, "setName", {"before": BOOLEAN}, rename, ("name",)))
+    queues.ask(requests.ask(entry, name="new"))
+    library.tick()
+    assert answer(queues.received()) == {"status": 200, "before": True}
+    queues.ask(requests.ask(requests.GET_CONFIGURATION))
+    library.tick()
+    assert answer(queues.received())["cfg"]["current"]["tags"] == {"name": "new"}
 
 
 def test_one_request_each_time(library, queues):
@@ -237,17 +257,35 @@ def test_but_what_nobody_takes_is_lost(library, bare):
     assert answer(bare.received(), 8) == VIEWED
 
 
-ODD = recorded("02") | recorded("03")
-# What is undefined in the real library, and what it makes of text that follows the request.
-UNDEFINED = {name for name in ODD if "remain" in name}
+RECORDED = {
+    f"{file}/{name}": vector
+    for file in ("02", "03", "04", "05")
+    for name, vector in recorded(file).items()
+}
+# Undefined in the real library; and one in which it is time that passed.
+NOT_HERE = {name for name in RECORDED if "remain_" in name or name.endswith("_remain")} | {
+    "05/late_second_frame_200ms"
+}
 
 
-@pytest.mark.parametrize("name", sorted(set(ODD) - UNDEFINED))
-def test_it_answers_as_recorded(library, queues, name):
-    queues.send(*asked(ODD[name]))
-    while queues.waiting:
+@pytest.mark.parametrize("name", sorted(set(RECORDED) - NOT_HERE))
+def test_it_answers_as_recorded(bare, monkeypatch, name):
+    vector = RECORDED[name]
+    bare.make("In", 10)
+    bare.make("Out", 10, vector["out_msgsize"])
+    knowledge = Knowledge()
+    if name == "04/cfg_large_8192":
+        knowledge.configuration = json.loads(vector["response_payload"])["cfg"]["current"]
+    if name == "05/two_requests_at_once":
+        details = json.loads(answered(vector)[1].partition(b"\0")[2])
+        monkeypatch.setattr(Knowledge, "details", {**details, "status": 200})
+    library, found = Library(knowledge), []
+    monkeypatch.setattr(viewed.time, "sleep", lambda _: found.extend(bare.received()))
+    bare.send(*asked(vector))
+    while bare.waiting:
         library.tick()
-    assert queues.received() == answered(ODD[name])
+        found += bare.received()
+    assert found == answered(vector)
 
 
 # -- what it knows ---------------------------------------------------------------------------------
@@ -290,6 +328,11 @@ def test_attempts_are_counted_until_it_is_configured_anew(knowledge):
         assert interfaces(knowledge)["events"]["attempts"] == 1
 
 
+def test_a_host_that_is_no_name(knowledge):
+    knowledge.configuration["event"]["transport"] = {"type": "tcp", "host": "..", "port": "1"}
+    assert not interfaces(knowledge)["events"]["connected"]
+
+
 def test_one_place_for_all(knowledge):
     knowledge.configuration["cribl"]["enable"] = "true"
     knowledge.configuration["cribl"]["transport"] = {"type": "edge"}
@@ -315,6 +358,20 @@ def test_commands_are_done_once_in_a_period(commands):
     assert commands.exists()
     Library(knowledge, period=0).tick()
     assert not knowledge.viewed
+    assert not commands.exists()
+
+
+def test_the_period_is_the_one_that_it_is_configured_to(commands, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(viewed.time, "monotonic", lambda: now)
+    library = Library(Knowledge())
+    commands.touch()
+    library._knowledge.configuration["libappview"]["summaryperiod"] = 20
+    now += 19
+    library.tick()
+    assert commands.exists()
+    now += 1
+    library.tick()
     assert not commands.exists()
 
 

@@ -1,10 +1,10 @@
 """org.appview.Inspector and .Process: calls become requests, changes become signals."""
 
+import asyncio
 import json
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
-from buswork.appview import errors
 from buswork.appview.model import Added, Change, Changed, Process, Processes, Removed
 from buswork.appview.wire import requests
 from buswork.appview.wire.requests import JSON, Request
@@ -20,8 +20,6 @@ PROCESS = "org.appview.Process"
 # A process that belongs to no user but root; what is nobody's would be everybody's.
 NOBODYS = -1
 _INT64 = 1 << 63
-# A configuration is 6 deep; messages may be 64, and each of these is two of those.
-MOST_DEPTH = 16
 
 
 T = TypeVar("T")
@@ -35,7 +33,7 @@ class Inspector(Protocol):
     @property
     def unreadable(self) -> int: ...
 
-    async def scan(self, uid: int) -> None: ...
+    async def scan(self, uid: int, *, of_all: bool) -> None: ...
 
     def owner(self, process: Process) -> int | None: ...
 
@@ -69,22 +67,29 @@ class InspectorFace(Face):
     def unreadable(self) -> int:
         return self._inspector.unreadable
 
+    @property
+    def left_out(self) -> int:
+        return len(self._known.left_out)
+
     async def scan(self, call: Call) -> list[str]:
-        await self._inspector.scan(call.uid)
+        await self._inspector.scan(call.uid, of_all=False)
         processes = self._known.by_pid.values()
         return [process_path(each) for each in processes if each.owner == call.uid]
 
     async def scan_all(self, call: Call) -> list[str]:
-        await self._inspector.scan(call.uid)
+        await self._inspector.scan(call.uid, of_all=True)
         return [process_path(each) for each in self._known.by_pid.values()]
 
 
 class ProcessFace(Face):
     interface = PROCESS
 
-    def __init__(self, process: Process, inspector: Inspector) -> None:
+    def __init__(self, process: Process, inspector: Inspector, saying: asyncio.Lock) -> None:
+        """saying: of all processes, one answer at a time is made into D-Bus's values: between two,
+        others have their turn."""
         self._process = process
         self._inspector = inspector
+        self._saying = saying
         self.pid = process.pid
 
     def owner_uid(self, path: str, values: Values) -> int | None:
@@ -110,7 +115,14 @@ class ProcessFace(Face):
         return self._asked(call, requests.DETAILS)
 
     def _asked(self, call: Call, request: Request) -> Doing[Answer]:
-        return _answered(self._inspector.ask(self._process, call.uid, request))
+        return self._said(self._inspector.ask(self._process, call.uid, request))
+
+    async def _said(self, asking: Doing[JSON]) -> Answer:
+        answer = await asking
+        async with self._saying:
+            await asyncio.sleep(0)
+            values = {_text(name): _value(value) for name, value in answer.items()}
+            return values, _text(json.dumps(answer, separators=(",", ":"), ensure_ascii=False))
 
     # -- changing ------------------------------------------------------------------------------
 
@@ -118,7 +130,7 @@ class ProcessFace(Face):
         return self._inspector.set_configuration(self._process, call.uid, text)
 
     def merge_configuration(self, call: Call, text: str) -> Doing[Answer]:
-        return _answered(self._inspector.merge_configuration(self._process, call.uid, text))
+        return self._said(self._inspector.merge_configuration(self._process, call.uid, text))
 
     def attach(self, call: Call, settings: dict[str, str]) -> Doing[None]:
         return self._inspector.attach(self._process, call.uid, settings)
@@ -179,6 +191,7 @@ class Faces:
         self._edge = edge
         self._known = known
         self._inspector = inspector
+        self._saying = asyncio.Lock()
         edge.export(ROOT, face, wing=ROOT, manager=True)
         known.on_change.append(self._changed)
 
@@ -192,7 +205,8 @@ class Faces:
         path = process_path(change.process)
         match change:
             case Added(process):
-                self._edge.export(path, ProcessFace(process, self._inspector), wing=ROOT)
+                face = ProcessFace(process, self._inspector, self._saying)
+                self._edge.export(path, face, wing=ROOT)
             case Changed(_, names):
                 news = [each for name in names for each in _PROPERTIES.get(name, ())]
                 if news:
@@ -201,17 +215,9 @@ class Faces:
                 self._edge.unexport(path)
 
 
-async def _answered(asking: Doing[JSON]) -> Answer:
-    answer = await asking
-    values = {_text(name): _value(value, MOST_DEPTH) for name, value in answer.items()}
-    return values, _text(json.dumps(answer, separators=(",", ":"), ensure_ascii=False))
-
-
-def _value(value: Any, depth: int) -> Variant:
+def _value(value: Any) -> Variant:
     """As D-Bus has it; what it has not is a text: JSON's nothing, and whole numbers of more than
-    64 bits."""
-    if not depth:
-        raise errors.BadAnswer(f"the answer has things in things, {MOST_DEPTH} deep and more")
+    64 bits. How deep it goes was looked at when it was read."""
     match value:
         case bool():
             return variant("b", value)
@@ -222,9 +228,9 @@ def _value(value: Any, depth: int) -> Variant:
         case str():
             return variant("s", _text(value))
         case list():
-            return variant("av", [_value(each, depth - 1) for each in value])
+            return variant("av", [_value(each) for each in value])
         case dict():
-            named = {_text(name): _value(each, depth - 1) for name, each in value.items()}
+            named = {_text(name): _value(each) for name, each in value.items()}
             return variant("a{sv}", named)
         case _:
             return variant("s", "" if value is None else str(value))

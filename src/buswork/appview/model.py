@@ -1,12 +1,14 @@
 """Processes that have the library, and what is known of them; says what changed. No I/O."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-# Of a machine, at once: each is an object on the bus.
+# Of a machine, at once: each is an object on the bus. And of a user, who leaves room for others.
 MAX_PROCESSES: Final = 4096
+MAX_PROCESSES_PER_UID: Final = 1024
 
 
 class State(StrEnum):
@@ -62,12 +64,16 @@ Change = Added | Changed | Removed
 class Processes:
     """All that are known, by pid."""
 
-    def __init__(self, most: int = MAX_PROCESSES) -> None:
+    def __init__(
+        self, most: int = MAX_PROCESSES, most_per_uid: int = MAX_PROCESSES_PER_UID
+    ) -> None:
         self.most = most
+        self.most_per_uid = most_per_uid
         self.by_pid: dict[int, Process] = {}
         self.on_change: list[Callable[[Change], None]] = []
-        # How many there were that there was no room for.
-        self.left_out = 0
+        # Those that there is no room for (pid, started_at).
+        self.left_out: set[tuple[int, int]] = set()
+        self._per_uid: Counter[int] = Counter()
 
     def meet(self, process: Process) -> Process:
         """The one that is known, if it is the same; else this one, and the other is gone."""
@@ -78,28 +84,36 @@ class Processes:
                            command=process.command)  # fmt: skip
                 return known
             self.forget(known)
-        if len(self.by_pid) < self.most:
+        key = process.pid, process.started_at
+        if len(self.by_pid) < self.most and self._per_uid[process.uid] < self.most_per_uid:
             self.by_pid[process.pid] = process
+            self._per_uid[process.uid] += 1
+            self.left_out.discard(key)
             self._tell(Added(process))
         else:
-            self.left_out += 1
+            self.left_out.add(key)
         return process
 
     def learn(self, process: Process, **facts: object) -> None:
         """Facts by their names; those that are known already are no news."""
         news = [name for name, value in facts.items() if getattr(process, name) != value]
+        is_known = self.by_pid.get(process.pid) is process
+        self._per_uid[process.uid] -= is_known
         for name in news:
             setattr(process, name, facts[name])
-        if news and self.by_pid.get(process.pid) is process:
+        self._per_uid[process.uid] += is_known
+        if news and is_known:
             self._tell(Changed(process, tuple(news)))
 
     def forget(self, process: Process) -> None:
         if self.by_pid.get(process.pid) is process:
             del self.by_pid[process.pid]
+            self._per_uid[process.uid] -= 1
             self._tell(Removed(process))
 
     def keep_only(self, met: set[tuple[int, int]]) -> None:
         """Those that were not met any more (pid, started_at) are gone."""
+        self.left_out &= met
         for process in [*self.by_pid.values()]:
             if (process.pid, process.started_at) not in met:
                 self.forget(process)

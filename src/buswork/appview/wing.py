@@ -1,5 +1,6 @@
 """Starts and stops the wing of viewed processes, and joins its rooms."""
 
+import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -8,15 +9,20 @@ from buswork.appview.face import Faces, InspectorFace
 from buswork.appview.model import Processes
 from buswork.appview.native.conversations import Conversations, most_conversations
 from buswork.appview.native.inspector import Inspector
+from buswork.appview.native.pairs import remove_orphans
+from buswork.appview.native.processes import pids
 from buswork.appview.native.watching import Watch
 from buswork.host import Host, Kind
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many processes are shown."""
+    """How many processes are shown, and how many of one user."""
 
     processes: int = model.MAX_PROCESSES
+    processes_per_uid: int = model.MAX_PROCESSES_PER_UID
 
 
 class AppViewWing:
@@ -29,7 +35,9 @@ class AppViewWing:
     async def start(self) -> None:
         """A wing that can't start leaves nothing behind."""
         async with AsyncExitStack() as started:
-            self.known = Processes(self.limits.processes)
+            if orphans := remove_orphans(pids):
+                log.warning("%d queues of a daemon that was killed are removed", orphans)
+            self.known = Processes(self.limits.processes, self.limits.processes_per_uid)
             self.inspector = Inspector(self.known, Conversations())
             started.push_async_callback(self.inspector.stop)
             face = InspectorFace(self.known, self.inspector, most_conversations())

@@ -3,19 +3,19 @@
 import argparse
 import asyncio
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from buswork.cli.clients import user_name
 from buswork.cli.exits import Exit
 from buswork.cli.output import CommandError, Output
 from buswork.client import BusworkError, Client, ProcessFacts, ViewedProcess
+from buswork.client.appview import NO_SUCH_PROCESS
 
 ACTIVE, LATENT = "Active", "Latent"
 # Those that answer.
 ANSWERING: Final = (ACTIVE, LATENT)
 HEAD = ("ID", "PID", "USER", "COMMAND")
-NO_SUCH_PROCESS = "org.appview.Error.NoSuchProcess"
 # Of those among which somebody has to choose.
 MOST_LISTED = 20
 
@@ -105,12 +105,16 @@ async def inspect(client: Client, options: argparse.Namespace, out: Output) -> i
     else:
         states = ANSWERING if options.process else (ACTIVE,)
         processes = [_one(client, there, options.process, states)]
-    said = await asyncio.gather(*map(_inspected, processes))
+    ends = await asyncio.gather(*map(_inspected, processes), return_exceptions=True)
+    said = [each for each in ends if not isinstance(each, BaseException)]
     if out.json:
         for each in said:
             out.document(each)
-    else:
-        out.prose(json.dumps(said if options.all else said[0], indent=2))
+    elif options.all:
+        out.prose(json.dumps(said, indent=2))
+    elif said:
+        out.prose(json.dumps(said[0], indent=2))
+    _raise_failures(out, ends)
     return Exit.OK
 
 
@@ -136,10 +140,11 @@ async def transport(client: Client, options: argparse.Namespace, out: Output) ->
 
 
 def _interface(interface: dict[str, Any]) -> tuple[str, ...]:
-    why = str(interface.get("failure_details", ""))
+    why = [interface["failure_details"]] if "failure_details" in interface else []
     if "attempts" in interface:
-        why = f"{why or 'not'} ({interface['attempts']} attempts)"
-    return interface["name"], interface["config"], "yes" if interface["connected"] else "no", why
+        why.append(f"attempt {interface['attempts']}")
+    connected = "yes" if interface["connected"] else "no"
+    return interface["name"], interface["config"], connected, ", ".join(why)
 
 
 # -- attaching and detaching -------------------------------------------------------------------
@@ -161,12 +166,21 @@ async def detach(client: Client, options: argparse.Namespace, out: Output) -> in
         processes = [_one(client, there, options.process, (ACTIVE,))]
     ends = await asyncio.gather(*(each.detach() for each in processes), return_exceptions=True)
     told = [each.pid for each, end in zip(processes, ends, strict=True) if end is None]
-    failed = [end for end in ends if end is not None]
-    if told or not failed:
+    if told or not processes:
         _done(out, "detached", told)
-    if failed:
-        raise failed[0]
+    _raise_failures(out, ends)
     return Exit.OK
+
+
+def _raise_failures(out: Output, ends: Iterable[object]) -> None:
+    """All of them are told: the last one where every command's is."""
+    failures = [end for end in ends if isinstance(end, BaseException)]
+    for error in failures[:-1]:
+        if not isinstance(error, BusworkError):
+            raise error
+        out.error(str(error), error.name)
+    if failures:
+        raise failures[-1]
 
 
 def _active(client: Client, there: Sequence[ProcessFacts]) -> list[ViewedProcess]:

@@ -57,7 +57,6 @@ async def _replacement(process: ViewedProcess, text: str, *, is_merged: bool) ->
         wanted = configuration.parsed(text)
         if is_merged:
             wanted = configuration.merged(current | {"protocol": []}, wanted)
-            configuration.check(wanted)
         return configuration.replacement(wanted, current)
     except Unusable as error:
         raise BusworkError(str(error), BAD_CONFIGURATION) from None
@@ -68,37 +67,37 @@ async def _replacement(process: ViewedProcess, text: str, *, is_merged: bool) ->
 
 def _text(path: str) -> str:
     """The JSON of a file, or what is the same in JSON."""
-    text = _read(path)
+    name = "stdin" if path == "-" else path
+    with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
+        text = _decoded(name, file.read(MOST_BYTES + 1))
     try:
         json.loads(text)
     except RecursionError:
-        raise InputError(f"{path} has too many objects in one another") from None
+        raise InputError(f"{name} has too many objects in one another") from None
     except ValueError as error:
-        return _from_yaml(path, text, error)
+        return _from_yaml(name, text, error)
     return text  # as it is: the daemon may have something to say of it
 
 
-def _read(path: str) -> str:
-    with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
+def _decoded(name: str, data: bytes) -> str:
     if len(data) > MOST_BYTES:
-        raise InputError(f"{path} has more than {MOST_BYTES} bytes")
+        raise InputError(f"{name} has more than {MOST_BYTES} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text: {error}") from None
+        raise InputError(f"{name} is no text: {error}") from None
 
 
-def _from_yaml(path: str, text: str, error: ValueError) -> str:
+def _from_yaml(name: str, text: str, error: ValueError) -> str:
     try:
         import yaml  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError:
         raise InputError(
-            f"{path} is no JSON: {error} (for YAML, PyYAML is needed, which is not installed)"
+            f"{name} is no JSON: {error} (for YAML, PyYAML is needed, which is not installed)"
         ) from None
     try:
         return json.dumps(yaml.safe_load(text))
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as wrong:
         raise InputError(
-            f"{path} is neither JSON nor YAML that can be said in it: {wrong}"
+            f"{name} is neither JSON nor YAML that can be said in it: {wrong}"
         ) from None

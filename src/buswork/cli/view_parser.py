@@ -104,7 +104,7 @@ def _add_config(actions: Commands) -> None:
     group = add_group(
         actions, "config", "print and change how a process is configured", CONFIG_DESCRIPTION
     )
-    _add_process(_add(group, "get", "view_config.get", "print it, as JSON"))
+    _add_process(_add(group, "get", "view_config.get", "print the configuration, as JSON"))
     _add_change(
         group,
         "set",
@@ -138,7 +138,8 @@ def _add_attach(actions: Commands) -> None:
         "view.attach",
         "view a process again",
         "Views a process again that was detached, or gives a viewed one other settings. It takes "
-        "them at its next report, within 10 seconds if nobody has set another period.",
+        "them at its next report, which is waited for: within 10 seconds if nobody has set another "
+        "period.",
     )
     _add_process(parser)
     parser.add_argument(
@@ -158,8 +159,8 @@ def _add_detach(actions: Commands) -> None:
         "detach",
         "view.detach",
         "view a process no longer",
-        "Ends the view of a process; the library stays in it. It does so at its next report, "
-        "within 10 seconds if nobody has set another period.",
+        "Ends the view of a process; the library stays in it. It does so at its next report, which "
+        "is waited for: within 10 seconds if nobody has set another period.",
     )
     _add_process(parser, may_miss=True)
     parser.add_argument("-a", "--all", action="store_true", help="all viewed processes")

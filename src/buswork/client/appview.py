@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +39,7 @@ PROCESSES = f"{ROOT}/processes"
 INSPECTOR = (ROOT, "org.appview.Inspector")
 MANAGER = (ROOT, OBJECT_MANAGER)
 PROCESS = "org.appview.Process"
+NO_SUCH_PROCESS = "org.appview.Error.NoSuchProcess"
 
 _OBJECTS = "a{oa{sa{sv}}}"
 # Of a process that one may not look at, or that has gone meanwhile.
@@ -81,14 +82,20 @@ class ViewedProcess:
 
     async def _ask(self, member: str, signature: str = "", *values: Any) -> JSON:
         """What the process answers, as it wrote it."""
-        _, text = await self._client.call(
-            self._target, member, signature, values, returns="a{sv}s", to=BUS_NAME
-        )
+        _, text = await self._call(member, signature, values, returns="a{sv}s")
         answer: JSON = json.loads(text)
         return answer
 
-    async def _tell(self, member: str, signature: str = "", *values: Any) -> None:
-        await self._client.call(self._target, member, signature, values, to=BUS_NAME)
+    async def _call(
+        self, member: str, signature: str = "", values: Sequence[Any] = (), **how: Any
+    ) -> Any:
+        try:
+            return await self._client.call(
+                self._target, member, signature, values, to=BUS_NAME, **how
+            )
+        except UnknownObject:
+            text = f"there is no process {self.pid}, or it has not got the library"
+            raise BusworkError(text, NO_SUCH_PROCESS) from None
 
     async def supported_commands(self) -> JSON:
         return await self._ask("GetSupportedCommands")
@@ -103,7 +110,7 @@ class ViewedProcess:
 
     async def set_configuration(self, configuration: str | Mapping[str, Any]) -> None:
         """All of it: what is left out goes back to its default, but for protocols."""
-        await self._tell("SetConfiguration", "s", _text(configuration))
+        await self._call("SetConfiguration", "s", (_text(configuration),))
 
     async def merge_configuration(self, changes: str | Mapping[str, Any]) -> JSON:
         """Only what is named; returns the configuration that it has then."""
@@ -117,11 +124,13 @@ class ViewedProcess:
         return await self._ask("GetProcessDetails")
 
     async def attach(self, settings: Mapping[str, str] | None = None) -> None:
-        """Returns when it was done, which takes the period of the process (10 seconds)."""
-        await self._tell("Attach", "a{ss}", dict(settings or {}))
+        """Returns when it was done, which takes up to the period of the process (10 seconds, or
+        what it is configured to); a client with a timeout gives up before."""
+        await self._call("Attach", "a{ss}", (dict(settings or {}),), is_slow=True)
 
     async def detach(self) -> None:
-        await self._tell("Detach")
+        """As attach."""
+        await self._call("Detach", is_slow=True)
 
 
 class AppView:

@@ -112,7 +112,9 @@ def _connects(transport: JSON) -> bool:
     kind: str = transport["type"]
     try:
         if kind == "tcp":
-            address = (transport["host"], int(transport["port"]))
+            # As bytes: of a text, Python would make an international name, by a module that another
+            # user may not read, and end with an error of its own where it is none.
+            address = (transport["host"].encode(), int(transport["port"]))
             socket.create_connection(address, CONNECT_SECONDS).close()
         elif kind == "unix":
             path = transport["path"]
@@ -174,26 +176,36 @@ class Library:
     """Looks for queues and answers what is there; the process calls `tick` all the time."""
 
     def __init__(
-        self, knowledge: Knowledge, *, period: float = 10.0, spoil: Spoil | None = None
+        self, knowledge: Knowledge, *, period: float | None = None, spoil: Spoil | None = None
     ) -> None:
+        """period: that, whatever it is configured to."""
         self._knowledge = knowledge
         self._period = period
         self._spoil = spoil
-        self._next_report = time.monotonic() + period
+        self._reported_at = time.monotonic()
         self._handled_second = 0
 
     def tick(self) -> None:
         self._look_for_queues()
-        if time.monotonic() >= self._next_report:
-            self._next_report = time.monotonic() + self._period
+        now = time.monotonic()
+        if now >= self._reported_at + self._seconds_between_reports:
+            self._reported_at = now
             self._look_for_commands()
+
+    @property
+    def _seconds_between_reports(self) -> float:
+        configured: int = self._knowledge.configuration["libappview"]["summaryperiod"]
+        return configured if self._period is None else self._period
 
     def _look_for_queues(self) -> None:
         own = os.getpid()
-        with suppress(OSError), closing(_open(f"AppViewIPCIn.{own}", os.O_RDONLY)) as asked:
+        with (
+            suppress(OSError),
+            closing(mqueue.open_queue(f"AppViewIPCIn.{own}", os.O_RDONLY)) as asked,
+        ):
             if not mqueue.attributes(asked.fileno()).waiting:
                 return
-            with closing(_open(f"AppViewIPCOut.{own}", os.O_WRONLY)) as answers:
+            with closing(mqueue.open_queue(f"AppViewIPCOut.{own}", os.O_WRONLY)) as answers:
                 self._answer(_read(asked), answers)
 
     def _answer(self, request: Joined, answers: mqueue.Queue) -> None:
@@ -226,10 +238,6 @@ class Library:
             self._knowledge.viewed = value.lower() == "true"
         elif name == "APPVIEW_TAG_SIMULATED":
             self._knowledge.configuration["tags"]["SIMULATED"] = value
-
-
-def _open(name: str, flags: int) -> mqueue.Queue:
-    return mqueue.open_queue(name, flags)
 
 
 def _read(asked: mqueue.Queue) -> Joined:
@@ -297,7 +305,7 @@ def _machine_id() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m buswork.sim.viewed")
     parser.add_argument("--state", choices=STATES, default="active")
-    parser.add_argument("--period", type=float, default=10.0)
+    parser.add_argument("--period", type=float, help="not the one that it is configured to")
     parser.add_argument("--fault", choices=sorted(FAULTS))
     parser.add_argument("--uid", type=int)
     parser.add_argument("--name", help="what the process is called")

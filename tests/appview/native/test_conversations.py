@@ -11,14 +11,8 @@ from appview.people import Viewed, descriptors, queues_of, until
 
 from buswork.appview import errors
 from buswork.appview.native import mqueue
-from buswork.appview.native.conversations import (
-    ANSWER_MODE,
-    ASK_MODE,
-    Conversations,
-    answer_name,
-    ask_name,
-    most_conversations,
-)
+from buswork.appview.native.conversations import Conversations, most_conversations
+from buswork.appview.native.pairs import ANSWER_MODE, ASK_MODE
 from buswork.appview.wire import requests
 from buswork.errors import AccessDenied, LimitsExceeded
 
@@ -78,8 +72,8 @@ async def test_the_queues_belong_to_the_process(conversations, viewed):
     with viewed.held() as target:
         async with conversations.speak(target, 0):
             for name, flags, mode in (
-                (ask_name(target), os.O_RDONLY, ASK_MODE),
-                (answer_name(target), os.O_WRONLY, ANSWER_MODE),
+                (target.ask_name, os.O_RDONLY, ASK_MODE),
+                (target.answer_name, os.O_WRONLY, ANSWER_MODE),
             ):
                 queue = mqueue.open_queue(name, flags)
                 found = os.fstat(queue.fileno())
@@ -127,6 +121,45 @@ async def test_who_gives_up_leaves_nothing(conversations):
         await mute.kill()
 
 
+async def test_who_waits_for_one_may_ask_others(viewed):
+    """More callers than one user has places wait for a process that does not answer."""
+    conversations = Conversations(seconds=20)
+    mute = await Viewed.start("--fault", "mute")
+    with mute.held() as target, viewed.held() as other:
+        waiting = [asyncio.create_task(status(conversations, target)) for _ in range(30)]
+        await until(lambda: queues_of(mute.pid))
+        assert await status(conversations, other)
+        await mute.kill()
+        for failure in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(failure, errors.ProcessGone)
+    conversations.close()
+
+
+async def test_nothing_is_sent_to_who_has_its_number_by_now(conversations, viewed):
+    with viewed.held() as target:
+        async with conversations.speak(target, 0) as conversation:
+            await viewed.kill()
+            queue = mqueue.open_queue(target.ask_name, os.O_RDONLY)
+            with pytest.raises(errors.ProcessGone):
+                await conversation.ask(requests.STATUS)
+            with pytest.raises(BlockingIOError):
+                queue.receive()
+            queue.close()
+
+
+async def test_each_request_is_checked_before_it_is_sent(conversations, viewed):
+    def refuse():
+        raise AccessDenied("no longer")
+
+    with viewed.held() as target:
+        async with conversations.speak(target, 0) as conversation:
+            await conversation.ask(requests.STATUS)
+            conversation.check = refuse
+            with pytest.raises(AccessDenied):
+                await conversation.ask(requests.STATUS)
+            assert mqueue.attributes(conversation._pair.ask.fileno()).waiting == 0
+
+
 # -- processes that do not answer as they should ---------------------------------------------------
 
 
@@ -151,7 +184,7 @@ async def test_faults(fault, error):
     try:
         with viewed.held() as target:
             async with conversations.speak(target, 0) as conversation:
-                with pytest.raises(error, match=str(viewed.pid)):
+                with pytest.raises(error, match=f"process {viewed.pid}"):
                     await conversation.ask(requests.STATUS)
                 # What comes late must reach nobody.
                 with pytest.raises(errors.NotAnswering, match="earlier"):
@@ -161,6 +194,21 @@ async def test_faults(fault, error):
     finally:
         await viewed.kill()
         conversations.close()
+
+
+async def test_answers_to_others_without_an_end(conversations, viewed, monkeypatch):
+    """Whoever writes faster than they are read does not hold up the loop: the time runs out."""
+    conversations.seconds = 0.05
+    frame = b'{"status":206,"uniq":2000000000,"remain":9}'
+    with viewed.held() as target:
+        os.kill(viewed.pid, 19)
+        async with conversations.speak(target, 0) as conversation:
+            queue = mqueue.open_queue(target.answer_name, os.O_WRONLY)
+            queue.send(frame)
+            queue.close()
+            monkeypatch.setattr(mqueue.Queue, "receive", lambda self: frame)
+            with pytest.raises(errors.NotAnswering):
+                await conversation.ask(requests.STATUS)
 
 
 async def test_a_late_answer_reaches_nobody():
@@ -196,53 +244,17 @@ async def test_a_process_that_ends_between_frames(conversations, viewed):
     assert queues_of(viewed.pid) == []
 
 
-# -- queues that are there already -----------------------------------------------------------------
+# -- queues that can't be made --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("made", [(ask_name, ASK_MODE), (answer_name, ANSWER_MODE)])
-@pytest.mark.parametrize("is_finished", [True, False])
-async def test_what_a_killed_daemon_left_goes(conversations, viewed, made, is_finished):
-    name, mode = made
+async def test_what_a_killed_daemon_left_goes(conversations, viewed):
     with viewed.held() as target:
-        queue = mqueue.create(name(target), os.O_RDWR, 2, 100)
-        if is_finished:
-            os.fchmod(queue.fileno(), mode)
+        queue = mqueue.create(target.answer_name, os.O_RDWR, 2, 100)
+        os.fchmod(queue.fileno(), ANSWER_MODE)
         queue.send(b"stale")
         queue.close()
         assert await status(conversations, target)
     assert queues_of(viewed.pid) == []
-
-
-@pytest.mark.parametrize("name", [ask_name, answer_name])
-async def test_the_queues_of_others_stay(conversations, viewed, name):
-    with viewed.held() as target:
-        queue = mqueue.create(name(target), os.O_RDWR, 2, 100)
-        try:
-            os.fchmod(queue.fileno(), 0o666)  # as the original command makes them
-            with pytest.raises(errors.QueueTaken, match=f"uid {os.geteuid()} "):
-                await status(conversations, target)
-            assert len(queues_of(viewed.pid)) == 1
-        finally:
-            mqueue.unlink(name(target))
-            queue.close()
-        assert await status(conversations, target)
-
-
-@ROOT
-@pytest.mark.parametrize("mode", [0o600, 0o666, ASK_MODE, ANSWER_MODE])
-async def test_a_squatter_gets_nothing(conversations, viewed, mode):
-    with viewed.held() as target:
-        queue = mqueue.create(ask_name(target), os.O_RDWR, 2, 100)
-        try:
-            os.fchmod(queue.fileno(), mode)
-            os.fchown(queue.fileno(), OTHER, OTHER)
-            with pytest.raises(errors.QueueTaken, match=f"uid {OTHER}"):
-                await status(conversations, target)
-            with pytest.raises(BlockingIOError):
-                queue.receive()
-        finally:
-            mqueue.unlink(ask_name(target))
-            queue.close()
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
@@ -291,6 +303,8 @@ async def test_nobody_waits_for_another_service_for_ever(conversations, viewed, 
 
 
 async def test_no_room_for_queues(conversations, viewed, monkeypatch):
+    monkeypatch.setattr("buswork.appview.native.conversations.ROOM_SECONDS", 0.01)
+
     def refuse(*arguments):
         raise OSError(24, "Too many open files")
 
@@ -318,31 +332,34 @@ def test_as_many_as_there_is_room_for(monkeypatch):
 # -- nothing is left -------------------------------------------------------------------------------
 
 
+async def asked_in_vain(conversations, viewed, gives_up):
+    # Whoever looks for viewed processes on this machine may have asked the one that dies.
+    with suppress(FileNotFoundError), viewed.held() as target:
+        asking = asyncio.create_task(status(conversations, target))
+        if gives_up:
+            await asyncio.sleep(0)
+            asking.cancel()
+        with suppress(errors.BadAnswer, errors.ProcessGone, asyncio.CancelledError):
+            assert await asking
+
+
 async def test_a_thousand_conversations_leave_nothing(request):
     count = 10_000 if request.config.getoption("--fuzz") else 1_000
-    faults = ["dies", "garbage", "remain-grows", *[None] * 13]
     dice = random.Random(7)
     conversations = Conversations(seconds=20)
+    faults = ["garbage", "remain-grows", *[None] * 13]
     people = [await Viewed.start(*(["--fault", each] if each else [])) for each in faults]
     before = descriptors()
-    for _ in range(count // len(people)):
-        for number, fault in enumerate(faults):
-            # Whoever looks for viewed processes on this machine may have asked the one that dies.
-            with suppress(FileNotFoundError), people[number].held() as target:
-                try:
-                    asking = asyncio.create_task(status(conversations, target))
-                    if dice.random() < 0.2:
-                        await asyncio.sleep(0)
-                        asking.cancel()
-                    assert await asking
-                except (errors.BadAnswer, errors.ProcessGone, asyncio.CancelledError):
-                    pass
-            if fault == "dies":
-                assert queues_of(people[number].pid) == []
-                await people[number].kill()
-                people[number] = await Viewed.start("--fault", "dies")
-    assert [queues_of(each.pid) for each in people] == [[]] * len(people)
-    # Pipes of processes that were started anew are not ours to count.
+    for number in range(count // 16):
+        mortals = [await Viewed.start("--fault", "dies")] if number % 8 == 0 else []
+        all_ = [*people, *mortals]
+        await asyncio.gather(
+            *(asked_in_vain(conversations, each, dice.random() < 0.2) for each in all_)
+        )
+        assert [queues_of(each.pid) for each in all_] == [[]] * len(all_)
+        for mortal in mortals:
+            await mortal.kill()
+    # Pipes of processes that were started meanwhile are not ours to count.
     assert descriptors() <= before + 2
     for each in people:
         await each.kill()

@@ -9,13 +9,16 @@ from appview.people import Viewed, queues_of, until
 
 from buswork.appview import errors
 from buswork.appview.model import Added, Changed, Processes, Removed, State
-from buswork.appview.native import inspector, owning, processes
-from buswork.appview.native.conversations import Conversations
+from buswork.appview.native import commands, inspector, owning, processes
+from buswork.appview.native.conversations import Conversation, Conversations
 from buswork.appview.native.inspector import Inspector
 from buswork.appview.wire import requests
 from buswork.errors import AccessDenied, InvalidArgs
 
 pytestmark = pytest.mark.processes
+
+
+OTHER = 65534
 
 
 class World:
@@ -30,7 +33,7 @@ class World:
         """A process, and what is known of it."""
         viewed = await Viewed.start(*options)
         self.people.append(viewed)
-        await self.inspector.scan(0)
+        await self.inspector.scan(0, of_all=True)
         return viewed, self.known.by_pid[viewed.pid]
 
     async def end(self):
@@ -64,28 +67,14 @@ async def test_changes_are_told(world):
     kinds = [type(change) for change in world.changes if change.process is process]
     assert kinds == [Added, Changed, Changed]
     await viewed.kill()
-    await world.inspector.scan(0)
+    await world.inspector.scan(0, of_all=True)
     assert world.changes[-1] == Removed(process)
-
-
-async def test_scans_at_once_are_one(world, monkeypatch):
-    await world.start()
-    scans = []
-    real = world.inspector._scan
-
-    async def scan(uid):
-        scans.append(uid)
-        await real(uid)
-
-    monkeypatch.setattr(world.inspector, "_scan", scan)
-    await asyncio.gather(*(world.inspector.scan(0) for _ in range(5)))
-    assert scans == [0]
 
 
 async def test_many_processes(world):
     people = [await Viewed.start() for _ in range(12)]
     world.people += people
-    await world.inspector.scan(0)
+    await world.inspector.scan(0, of_all=True)
     states = {world.known.by_pid[viewed.pid].state for viewed in people}
     assert states == {State.ACTIVE}
     uuids = {world.known.by_pid[viewed.pid].uuid for viewed in people}
@@ -97,35 +86,9 @@ async def test_one_that_has_gone(world):
     await viewed.kill()
     with pytest.raises(errors.ProcessGone):
         await world.inspector.ask(process, 0, requests.STATUS)
-    await world.inspector.scan(0)
+    await world.inspector.scan(0, of_all=True)
     with pytest.raises(errors.NoSuchProcess):
         await world.inspector.ask(process, 0, requests.STATUS)
-
-
-async def test_new_ones(world):
-    await world.inspector.scan(0)
-    viewed = await Viewed.start()
-    world.people.append(viewed)
-    await world.inspector.look_for_new(0)
-    assert world.known.by_pid[viewed.pid].state is State.ACTIVE
-
-
-async def test_each_is_looked_at_twice(world, monkeypatch):
-    """A process that was just made may not be the program yet that it is made for."""
-    looked_at = []
-    real = processes.scan
-
-    def scan(among):
-        looked_at.append(set(among))
-        return real(looked_at[-1])
-
-    await world.inspector.scan(0)
-    monkeypatch.setattr(processes, "scan", scan)
-    viewed = await Viewed.start()
-    world.people.append(viewed)
-    for _ in range(3):
-        await world.inspector.look_for_new(0)
-    assert [viewed.pid in each for each in looked_at] == [True, True, False]
 
 
 async def test_one_that_has_ended_is_forgotten(world):
@@ -136,6 +99,53 @@ async def test_one_that_has_ended_is_forgotten(world):
         await world.inspector.ask(process, 0, requests.STATUS)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
+async def test_a_scan_asks_ones_own_alone(world):
+    """And each on the account of its user: many that do not answer hold up nobody else's."""
+    mine, _ = await world.start()
+    theirs = await Viewed.start("--uid", str(OTHER))
+    world.people.append(theirs)
+    accounts = []
+    real = world.inspector._conversations.speak
+
+    def speak(target, uid, *rest):
+        accounts.append((target.pid, uid))
+        return real(target, uid, *rest)
+
+    world.inspector._conversations.speak = speak
+    await world.inspector.scan(os.geteuid(), of_all=False)
+    assert accounts == [(mine.pid, os.geteuid())]
+    assert world.known.by_pid[theirs.pid].state is State.INERT
+    await world.inspector.scan(os.geteuid(), of_all=True)
+    assert set(accounts) == {(mine.pid, os.geteuid()), (theirs.pid, OTHER)}
+    assert world.known.by_pid[theirs.pid].state is State.ACTIVE
+    assert not world.inspector._scans
+
+
+async def test_what_was_known_stays_of_who_is_not_reached(world, monkeypatch):
+    viewed, process = await world.start()
+    monkeypatch.setattr(inspector, "WHOLE_SCAN_SECONDS", 0.05)
+    monkeypatch.setattr(inspector, "SCAN_SECONDS", 60)
+    os.kill(viewed.pid, 19)
+    await world.inspector.scan(0, of_all=True)
+    assert process.state is State.ACTIVE
+    assert queues_of(viewed.pid) == []
+
+
+async def test_what_a_process_says_of_itself(world, monkeypatch):
+    async def ask(conversation, request):
+        return {
+            "viewed": True,
+            "uuid": "a\0b\ud800\x1b[2J",
+            "id": "\u00e9" * 9999,
+            "machine_id": "",
+        }
+
+    monkeypatch.setattr(Conversation, "ask", ask)
+    _, process = await world.start()
+    assert (process.uuid, process.id) == ("a?b??[2J", "\u00e9" * inspector.MOST_FACT)
+
+
 # -- whose it is -----------------------------------------------------------------------------------
 
 
@@ -144,6 +154,29 @@ async def test_ones_own(world, monkeypatch):
     assert world.inspector.owner(process) == os.geteuid()
     monkeypatch.setattr(owning, "owner", lambda seen: None)
     assert world.inspector.owner(process) is None
+
+
+async def test_one_that_is_just_ending(world, monkeypatch):
+    """Whose it is does not show any more, and a moment later it is gone."""
+    _, process = await world.start()
+    real = processes.look_again
+
+    def owner(seen):
+        monkeypatch.setattr(processes, "look_again", lambda seen: None)
+
+    monkeypatch.setattr(owning, "owner", owner)
+    assert world.inspector.owner(process) == os.geteuid()
+    monkeypatch.setattr(processes, "look_again", real)
+    with pytest.raises(errors.ProcessGone):
+        await world.inspector.ask(process, os.geteuid(), requests.STATUS)
+
+
+async def test_who_had_one_that_has_ended_is_told_so(world):
+    viewed, process = await world.start()
+    await viewed.kill()
+    assert world.inspector.owner(process) == os.geteuid()
+    with pytest.raises(errors.ProcessGone):
+        await world.inspector.ask(process, os.geteuid(), requests.STATUS)
 
 
 @pytest.mark.parametrize("how", ["ask", "command"])
@@ -182,6 +215,23 @@ async def test_who_came_as_the_owner_stays_that(world, monkeypatch, what):
     with pytest.raises(AccessDenied, match="another program"):
         await asking
     assert queues_of(viewed.pid) == []
+
+
+async def test_one_that_becomes_another_program_between_two_requests(world, monkeypatch):
+    _, process = await world.start()
+    uid = os.geteuid()
+    asked, real = [], Conversation.ask
+
+    async def ask(conversation, request, **fields):
+        answer = await real(conversation, request, **fields)
+        asked.append(request)
+        monkeypatch.setattr(owning, "owner", lambda seen: None)
+        return answer
+
+    monkeypatch.setattr(Conversation, "ask", ask)
+    with pytest.raises(AccessDenied, match="another program"):
+        await world.inspector.merge_configuration(process, uid, '{"tags":{"a":"1"}}')
+    assert asked == [requests.GET_CONFIGURATION]
 
 
 # -- configuring ---------------------------------------------------------------------------------
@@ -265,6 +315,8 @@ async def test_there_and_back(world):
     [
         ({"libappview": {"summaryperiod": 3}}, 3),
         ({"libappview": {"summaryperiod": "3"}}, 10),
+        ({"libappview": {"summaryperiod": 10**400}}, inspector.MOST_PERIOD_SECONDS),
+        ({"libappview": {"summaryperiod": -3}}, 0),
         ({"libappview": []}, 10),
         ({}, 10),
     ],
@@ -297,7 +349,23 @@ async def test_settings_that_are_none(world):
         await world.inspector.attach(process, 0, {"LD_PRELOAD": "/x"})
 
 
-async def test_a_file_that_is_not_read_goes(world):
+async def test_one_that_does_not_answer(world, monkeypatch):
+    viewed, process = await world.start("--fault", "mute")
+    world.inspector._conversations.seconds = 0.05
+    with pytest.raises(errors.NotAnswering, match=f"appview attach {viewed.pid}"):
+        await world.inspector.attach(process, 0, {})
+
+
+async def test_where_no_file_can_be(world, monkeypatch):
+    viewed, process = await world.start()
+    monkeypatch.setattr(commands, "DIRECTORY", "dev/null/shm")
+    with pytest.raises(AccessDenied, match="Not a directory"):
+        await world.inspector.detach(process, 0)
+    assert not commands_of(viewed).exists()
+
+
+async def test_a_file_that_is_not_read_goes(world, monkeypatch):
+    monkeypatch.setattr(inspector, "PATIENCE_SECONDS", 0.1)
     viewed, process = await world.start("--period", "1000")
     await world.inspector.merge_configuration(process, 0, '{"libappview":{"summaryperiod":1}}')
     with pytest.raises(errors.NotAnswering, match="not read"):

@@ -31,6 +31,7 @@ async def test_roots_own():
     await viewed.kill()
 
 
+@pytest.mark.attack(46)
 @pytest.mark.parametrize("number", range(4))
 async def test_a_setuid_program_is_nobodys(theirs, number):
     uids = [OTHER] * 4
@@ -38,10 +39,12 @@ async def test_a_setuid_program_is_nobodys(theirs, number):
     assert owner(replace(theirs.seen, uids=tuple(uids))) is None
 
 
+@pytest.mark.attack(46)
 async def test_one_with_capabilities_is_nobodys(theirs):
     assert owner(replace(theirs.seen, has_capabilities=True)) is None
 
 
+@pytest.mark.attack(46)
 async def test_one_that_may_not_be_traced_is_nobodys():
     """As after a change of its uid."""
     viewed = await Viewed.start("--uid", str(OTHER), "--not-dumpable")
@@ -49,6 +52,7 @@ async def test_one_that_may_not_be_traced_is_nobodys():
     await viewed.kill()
 
 
+@pytest.mark.attack(46)
 async def test_one_in_another_user_namespace_is_nobodys(theirs, monkeypatch):
     monkeypatch.setattr(owning, "_is_at_home", lambda pid: False)
     assert owner(theirs.seen) is None

@@ -1,12 +1,16 @@
 import os
 import select
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from appview.people import Viewed
 
 from buswork.appview.native import processes
-from buswork.appview.native.processes import held, look, pids, scan
+from buswork.appview.native.processes import Seen, held, look, pids, scan
 
 pytestmark = pytest.mark.processes
 
@@ -78,18 +82,41 @@ async def test_who_has_gone(viewed):
         look(viewed.pid)
 
 
-async def test_maps_that_can_not_be_read(viewed, monkeypatch):
-    real = processes._read
+async def test_maps_that_can_not_be_read(monkeypatch):
+    def refuse(proc):
+        raise PermissionError(13, "Permission denied")
 
-    def read(proc, name, most=-1):
-        if name == "maps":
-            raise PermissionError(13, "Permission denied")
-        return real(proc, name, most)
-
-    monkeypatch.setattr(processes, "_read", read)
+    monkeypatch.setattr(processes, "_has_library", refuse)
     found, unreadable = scan(pids())
     assert found == []
     assert unreadable > 1
+
+
+async def test_maps_are_read_in_pieces(viewed, monkeypatch):
+    """Its name may be on both sides of a cut."""
+    for size in range(len(processes.LIBRARY), 2 * len(processes.LIBRARY)):
+        monkeypatch.setattr(processes, "_PIECE", size)
+        assert look(viewed.pid) is not None
+        assert look(os.getpid()) is None
+
+
+async def test_maps_that_are_too_long(viewed, monkeypatch):
+    """Who makes them so hides himself, and holds up nobody."""
+    monkeypatch.setattr(processes, "MOST_MAPS_BYTES", 100)
+    monkeypatch.setattr(processes, "_PIECE", 64)
+    assert scan([viewed.pid]) == ([], 1)
+
+
+def test_a_command_that_is_no_text():
+    command = ["sh", "-c", "echo; read line", b"\xff" * 3000]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.readline()
+        with processes._opened(process.pid) as proc:
+            said = processes._command(proc)
+        process.stdin.close()
+    assert len(said.encode()) == processes.COMMAND_BYTES
+    assert said.endswith("???")
 
 
 async def test_a_process_is_held_for_the_user_that_it_has_by_now(viewed):
@@ -104,8 +131,49 @@ async def test_a_second_look(viewed, monkeypatch):
     assert processes.look_again(other) == seen
     assert processes.look_again(replace(seen, started_at=seen.started_at + 1)) is None
     await viewed.kill()
-    with pytest.raises(OSError, match=str(viewed.pid)):
-        processes.look_again(seen)
+    assert processes.look_again(seen) is None
+
+
+@contextmanager
+def running(*command):
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def seen_of(process):
+    with processes._opened(process.pid) as proc:
+        started_at = processes._started_at(proc)
+    return Seen(process.pid, started_at, process.pid, 0, 0, (0,) * 4, False, "", "", False)
+
+
+def test_a_second_look_at_one_that_nobody_has_waited_for():
+    with running("sleep", "1000") as process:
+        seen = seen_of(process)
+        assert processes.look_again(seen) is not None
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert processes.look_again(seen) is None
+
+
+def test_a_second_look_at_one_whose_first_thread_has_ended():
+    """The others may become another program, and whose they are does not show."""
+    with running(sys.executable, "-c", HEADLESS) as process:
+        process.stdout.readline()
+        seen = seen_of(process)
+        while processes.look_again(seen) is not None:
+            time.sleep(0.001)
+        assert process.poll() is None
+
+
+HEADLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+print(flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
 
 
 async def test_descriptors_that_can_not_be_listed(monkeypatch):

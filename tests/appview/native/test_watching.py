@@ -27,7 +27,7 @@ async def viewed():
 async def test_an_end_is_heard_at_once(inspector, viewed):
     known, changes = inspector._known, []
     watch = Watch(known, inspector)
-    await inspector.scan(0)
+    await inspector.scan(0, of_all=True)
     known.on_change.append(changes.append)
     process = known.by_pid[viewed.pid]
     await viewed.kill()
@@ -47,8 +47,8 @@ async def test_new_ones_are_found(inspector, viewed, monkeypatch):
 async def test_a_look_that_fails_is_not_the_last(inspector, monkeypatch, caplog):
     looks = []
 
-    async def look_for_new(uid):
-        looks.append(uid)
+    async def look_for_new():
+        looks.append(None)
         raise OSError("no /proc")
 
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0)
@@ -62,7 +62,7 @@ async def test_a_look_that_fails_is_not_the_last(inspector, monkeypatch, caplog)
 async def test_nothing_is_left(inspector, viewed):
     before = descriptors()
     watch = Watch(inspector._known, inspector)
-    await inspector.scan(0)
+    await inspector.scan(0, of_all=True)
     assert viewed.pid in inspector._known.by_pid
     await watch.stop()
     assert descriptors() <= before

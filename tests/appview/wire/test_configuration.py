@@ -15,6 +15,7 @@ from buswork.appview.wire.configuration import (
     replacement,
 )
 from buswork.appview.wire.frames import MOST_REQUEST_BYTES
+from buswork.appview.wire.shapes import MOST_MARKS
 
 LIFE = recorded("09")
 REDIS = {"name": "redis", "regex": "^[*]", "binary": "false", "len": 0, "detect": "true"}
@@ -42,6 +43,23 @@ def test_there_and_back():
 def test_what_is_wrong_is_left_out(current):
     wrong = {"libappview": {"summaryperiod": "abc", "log": {"level": "loud"}}, "odd": 1}
     assert applied(wrong, current) == DEFAULTS
+
+
+def test_of_what_is_in_a_list_it_keeps_what_it_knows(current):
+    sent = {
+        "metric": {"watch": [{"type": "fs", "odd": 1}, {"type": "odd"}, "net"]},
+        "event": {"watch": [{"type": "console", "allowbinary": False, "odd": 1}, {"type": []}]},
+        "protocol": [{"name": "a", "binary": True, "odd": 1}],
+        "tags": {"a": "b"},
+    }
+    result = applied(sent, current)
+    assert result["metric"]["watch"] == [{"type": "fs"}]
+    assert result["event"]["watch"] == [{"type": "console", "allowbinary": "false"}]
+    assert result["protocol"] == [
+        {"name": "a", "regex": "", "binary": "true", "len": 0, "detect": "true", "payload": "false"}
+    ]
+    assert result["tags"] == {"a": "b"}
+    check(result)
 
 
 def test_a_protocol_that_is_there_kills(current):
@@ -77,7 +95,7 @@ def test_transports_that_the_real_library_took(name, current):
     ("text", "complaints"),
     [
         ("{", ["it is no JSON: "]),
-        ("[" * 100_000, ["it has too many objects in one another"]),
+        ("[" * MOST_MARKS, ["it has too many objects in one another"]),
         ("[]", ["the whole is a list, and should be an object"]),
         ('{"metrics":{}}', ["metrics is not known; there are metric, libappview, "]),
         ('{"metric":{"enable":"yes"}}', ["metric.enable is 'yes', and should be true or false"]),
@@ -107,6 +125,10 @@ def test_transports_that_the_real_library_took(name, current):
         ('{"tags":{"a":"\\ud800"}}', ["tags.a is "]),
         ('{"tags":{"a\\u0000":"x"}}', ["tags.'a\\x00' is no name"]),
         (" " * (MOST_REQUEST_BYTES + 1), ["it is too long: 1048576 characters of 1048575"]),
+        (
+            '{"tags":{"a":"' + "," * MOST_MARKS + '"}}',
+            ["it has too many values: more than 16384 commas and brackets"],
+        ),
         ('{"tags":{"a":"1","a":"2"}}', ["it is no JSON: the member 'a' is there twice"]),
     ],
 )
@@ -209,6 +231,17 @@ def test_a_transport_of_another_type_has_nothing_of_the_old(current):
 
 def test_lists_are_replaced(current):
     assert merged(current, {"metric": {"watch": []}})["metric"]["watch"] == []
+
+
+def test_what_a_later_library_has_more_stays():
+    current = {"tags": {"a": "1"}, "event": {"watch": [{"type": "new"}], "new": {"x": 1}}, "new": 1}
+    result = merged(current, {"event": {"enable": True}, "tags": {"b": "2"}})
+    assert result == {
+        "tags": {"a": "1", "b": "2"},
+        "event": {"watch": [{"type": "new"}], "new": {"x": 1}, "enable": True},
+        "new": 1,
+    }
+    assert replacement(result, current) == result
 
 
 def test_what_is_merged_can_be_sent(current):

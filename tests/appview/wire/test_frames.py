@@ -214,7 +214,10 @@ def frame(status=200, uniq=7, remain=2, part=b"{}"):
         [frame(uniq=7.0)],
         [b'{"status":200,"uniq":7}\0{}'],
         [b"[]\0{}"],
+        [b'{"status":200,"uniq":7,"remain":2,"x":"%b"}\0{}' % (b"x" * 256)],
         [b'{"status":NaN,"uniq":7,"remain":2}\0{}'],
+        [b'{"status":200,"uniq":07,"remain":2}\0{}'],  # no JSON, if nearly as usual
+        [b'{"status":200,"uniq":7,"remain":02}\0{}'],
         [b"[" * 100_000],
         [b"\xff\xff"],
     ],

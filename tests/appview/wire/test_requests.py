@@ -7,8 +7,18 @@ from appview.wire.vectors import answered, asked, recorded
 from buswork.appview.wire import requests
 from buswork.appview.wire.configuration import DEFAULTS
 from buswork.appview.wire.frames import AnswerJoiner, RequestJoiner, Status
-from buswork.appview.wire.requests import REQUESTS, BadAnswer, Refused, Request, answer, ask, read
-from buswork.appview.wire.shapes import NUMBER
+from buswork.appview.wire.requests import (
+    MOST_DEPTH,
+    REQUESTS,
+    BadAnswer,
+    Refused,
+    Request,
+    answer,
+    ask,
+    listed,
+    read,
+)
+from buswork.appview.wire.shapes import MOST_MARKS, NUMBER
 
 
 class Process:
@@ -92,14 +102,16 @@ def test_what_the_process_takes_all_the_same(process, name):
 
 
 def test_a_new_request_is_one_entry(process, monkeypatch):
-    count = Request(
-        6,
-        "getCount",
-        {"count": NUMBER},
-        lambda process, asked: {"count": len(asked["of"])},
-        ("of",),
+    monkeypatch.setattr(requests, "REQUESTS", [*REQUESTS])
+    count = listed(
+        Request(
+            6,
+            "getCount",
+            {"count": NUMBER},
+            lambda process, asked: {"count": len(asked["of"])},
+            ("of",),
+        )
     )
-    monkeypatch.setattr(requests, "REQUESTS", [*REQUESTS, count])
     assert read(count, answer(process, ask(count, of=[1, 2, 3])))["count"] == 3
     named = read(requests.SUPPORTED, answer(process, ask(requests.SUPPORTED)))
     assert {"id": 6, "name": "getCount"} in named["commands_appview"]
@@ -127,13 +139,17 @@ def test_what_a_request_is_sent_with():
     [
         (b"", "no JSON"),
         (b"{", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"[" * 10_000, "no JSON"),
         (b"\xff", "no JSON"),
+        (b'{"status":200,"viewed":true,"x":NaN}', "no JSON"),
+        (b'{"status":200,"viewed":true,"x":1e999}', "no JSON"),
+        (b'{"status":200,"viewed":true,"x":%b.0}' % (b"9" * 1000), "no JSON: 9{40} is"),
         (b"[]", "no status"),
         (b"{}", "no status"),
         (b'{"viewed":true}', "no status"),
         (b'{"status":"200","viewed":true}', "no status"),
         (b'{"status":true,"viewed":true}', "no status"),
+        (b'{"status":%b}' % (b"9" * 4000), "no status"),
         (b'{"status":200}', "viewed is missing"),
         (b'{"status":200,"viewed":1}', "viewed is 1, and should be true or false"),
     ],
@@ -141,6 +157,24 @@ def test_what_a_request_is_sent_with():
 def test_odd_answers(payload, why):
     with pytest.raises(BadAnswer, match=why):
         read(requests.STATUS, payload)
+
+
+def test_how_deep_an_answer_may_be():
+    deep = b'{"status":200,"viewed":true,"x":%b}'
+    assert read(requests.STATUS, deep % nested(MOST_DEPTH - 1))
+    with pytest.raises(BadAnswer, match="16 deep"):
+        read(requests.STATUS, deep % nested(MOST_DEPTH))
+
+
+def test_how_many_values_an_answer_may_have():
+    many = b'{"status":200,"viewed":true,"x":[0%b]}'
+    assert read(requests.STATUS, many % (b",1" * (MOST_MARKS - 4)))
+    with pytest.raises(BadAnswer, match="more than 16384 commas"):
+        read(requests.STATUS, many % (b",1" * (MOST_MARKS - 3)))
+
+
+def nested(count):
+    return b"[" * count + b"]" * count
 
 
 @pytest.mark.parametrize("status", [400, 500, 501, 7])

@@ -7,6 +7,7 @@ from buswork.appview.wire.shapes import (
     Choice,
     Each,
     complaints,
+    is_deeper,
     one_of,
     whole,
 )
@@ -74,3 +75,11 @@ def test_members_that_are_not_known():
         "way.path is not known; there are type",
         "size  is not known; there are name, size, parts, marks, way, level, share",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "depth"), [(1, 0), ({}, 1), ([1, []], 2), ({"a": [{"b": 1}], "c": []}, 3)]
+)
+def test_depth(value, depth):
+    assert not is_deeper(value, depth)
+    assert depth == 0 or is_deeper(value, depth - 1)

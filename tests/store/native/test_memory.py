@@ -333,16 +333,16 @@ async def test_keys_that_chose_one_slot_hurt_nobody_for_long(
 async def test_building_and_growing_never_hold_the_loop(
     store: Store, rig: Callable[..., Rig]
 ) -> None:
-    for n in range(60_000):
+    for n in range(20_000):
         store.set(0, f"k{n}", b"%016d" % n)
     made = rig()
     work, turns = made.memory._work_on, list[int]()
     made.memory._work_on = lambda: turns.append(steps(work))  # type: ignore[method-assign]
     await made.open()
-    # Of 60,000 keys a turn takes some.
+    # Of 20,000 keys a turn takes some.
     assert len(turns) > 5
     assert max(turns) < 50_000
-    for n in range(60_000, 160_000):
+    for n in range(20_000, 60_000):
         store.set(0, f"k{n}", b"%0100d" % n)
         if n % 20 == 0:
             await asyncio.sleep(0)
@@ -532,6 +532,7 @@ def attacks(fd: int) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.attack(44)
 async def test_nobody_can_write(store: Store, rig: Callable[..., Rig]) -> None:
     """Not even root, nor this very user: the seals are for everybody but the one mapping."""
     made = await rig().open()
@@ -559,6 +560,7 @@ async def test_a_reader_is_open_for_reading_alone(store: Store, rig: Callable[..
     os.close(fd)
 
 
+@pytest.mark.attack(44)
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 async def test_another_user_can_do_nothing_either(store: Store, rig: Callable[..., Rig]) -> None:
     made = await rig().open()

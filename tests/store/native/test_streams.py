@@ -134,6 +134,7 @@ async def test_a_reader_that_falls_behind_is_told_and_cut_off(house: House) -> N
         house.store.watch_from(0)
 
 
+@pytest.mark.attack(32)
 async def test_a_reader_that_reads_nothing_is_let_go(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

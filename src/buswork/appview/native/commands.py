@@ -2,7 +2,8 @@
 
 The file is in the process's own file system, whose directories anybody there may write: nothing on
 the way to it is followed, nothing that is there is opened, and it is made for the process's user
-alone (protocol section 5).
+alone (protocol section 5). It is known by itself, not by its name, and so is its directory: what
+somebody else has put in their place meanwhile is not touched.
 
 Of two files with the same second of change the library drops the later one unread. So each has a
 second that none before it had.
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from buswork.appview.native.conversations import Target
+from buswork.appview.native.target import Target
 from buswork.errors import InvalidArgs
 
 DIRECTORY: Final = "dev/shm"
@@ -51,61 +52,57 @@ def lines(is_attached: bool, settings: Mapping[str, str]) -> bytes:
 class CommandFile:
     """One file, until the process has read it or nobody waits any more."""
 
-    def __init__(self, target: Target, proc_root: int) -> None:
-        """proc_root: the process's root directory, open."""
+    def __init__(self, target: Target, directory: int) -> None:
+        """directory: where the process looks for it, open."""
         self._target = target
-        self._root = proc_root
-        self.path = f"{DIRECTORY}/appview_dconf.{target.own_pid}"
+        self._directory = directory
+        self._name = f"appview_dconf.{target.own_pid}"
+        self.path = f"/{DIRECTORY}/{self._name}"
 
-    def write(self, text: bytes, second: int) -> None:
-        """FileExistsError: there is one already, of us or of somebody else."""
-        fd = _open_below(self._root, self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+    @contextmanager
+    def written(self, text: bytes, second: int) -> Iterator[None]:
+        """It is there. FileExistsError: there is one already, of us or of somebody else."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        self._fd = _open_below(self._directory, self._name, flags, _MODE)
         try:
-            with memoryview(text) as rest:
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
-            os.utime(fd, (second, second))
-            if self._target.uid != os.geteuid():
-                os.fchown(fd, self._target.uid, self._target.gid)
-        except BaseException:
-            self.remove()
-            raise
+            self._fill(text, second)
+            yield
         finally:
-            os.close(fd)
+            try:
+                if self.is_there():
+                    os.unlink(self._name, dir_fd=self._directory)
+            finally:
+                os.close(self._fd)
+
+    def _fill(self, text: bytes, second: int) -> None:
+        with memoryview(text) as rest:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        os.utime(self._fd, (second, second))
+        if self._target.uid != os.geteuid():
+            os.fchown(self._fd, self._target.uid, self._target.gid)
 
     def is_there(self) -> bool:
-        """Until the process has read it."""
+        """Until the process has read it. It is open, so no other file has its number."""
         try:
-            os.close(_open_below(self._root, self.path, os.O_PATH | os.O_NOFOLLOW))
+            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return True
-
-    def remove(self) -> None:
-        with _directory(self._root) as directory:
-            try:
-                os.unlink(os.path.basename(self.path), dir_fd=directory)
-            except FileNotFoundError:
-                pass
+        return os.path.samestat(found, os.fstat(self._fd))
 
 
 @contextmanager
-def root_of(pid: int) -> Iterator[int]:
-    """The root directory of a process; what is below it is to be opened through here alone."""
-    fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def directory_of(target: Target) -> Iterator[int]:
+    """Where a process looks for its file. Its file system is to be entered through here alone."""
+    root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target.proc)
     try:
-        yield fd
+        directory = _open_below(root, DIRECTORY, os.O_PATH | os.O_DIRECTORY)
     finally:
-        os.close(fd)
-
-
-@contextmanager
-def _directory(root: int) -> Iterator[int]:
-    fd = _open_below(root, DIRECTORY, os.O_PATH | os.O_DIRECTORY)
+        os.close(root)
     try:
-        yield fd
+        yield directory
     finally:
-        os.close(fd)
+        os.close(directory)
 
 
 def _open_below(root: int, path: str, flags: int, mode: int = 0) -> int:

@@ -15,22 +15,18 @@ Rules
 """
 
 import asyncio
-import errno
-import fcntl
-import os
 import random
 import resource
-import stat
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from buswork.appview import errors
 from buswork.appview.native import mqueue
-from buswork.appview.native.mqueue import Queue
 from buswork.appview.native.namespaces import Namespace, Traveller, own_namespace
+from buswork.appview.native.pairs import InUse, Pair, named
+from buswork.appview.native.target import Target
 from buswork.appview.wire import requests
 from buswork.appview.wire.frames import (
     FRAME_BYTES,
@@ -43,7 +39,7 @@ from buswork.appview.wire.frames import (
 )
 from buswork.appview.wire.requests import JSON, Request
 from buswork.bus.places import Places
-from buswork.errors import AccessDenied, BusworkError, LimitsExceeded
+from buswork.errors import LimitsExceeded
 
 # A process that works answers within 2 ms, one that connects to somewhere within seconds; the
 # original gave up after 60 ms and called it not viewed (section 8).
@@ -66,35 +62,7 @@ ROOM_LOOK_SECONDS: Final = 0.002
 CONVERSATIONS: Final = 64
 CONVERSATIONS_PER_UID: Final = 20
 
-# Each end belongs to the process: it reads the one and writes the other.
-ASK_MODE: Final = 0o400
-ANSWER_MODE: Final = 0o200
-_UNFINISHED_MODE: Final = 0o600
-
 _Done = TypeVar("_Done")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A process, held by a descriptor: nobody else has its number while that is open."""
-
-    pid: int
-    # As it knows itself, in its own PID namespace.
-    own_pid: int
-    uid: int
-    gid: int
-    pidfd: int
-    # /proc/PID/ns/ipc, open.
-    namespace_fd: int
-    namespace: Namespace
-
-
-def ask_name(target: Target) -> str:
-    return f"AppViewIPCIn.{target.own_pid}"
-
-
-def answer_name(target: Target) -> str:
-    return f"AppViewIPCOut.{target.own_pid}"
 
 
 def most_conversations() -> int:
@@ -124,27 +92,28 @@ class Conversations:
     async def speak(
         self, target: Target, uid: int, most_messages: int = MOST_MESSAGES
     ) -> AsyncIterator["Conversation"]:
-        """uid: who wants to know."""
-        async with self._places.place(uid), self._turn(target):
+        """uid: who wants to know. Whoever waits for his turn with a process that does not answer
+        takes no place meanwhile: he may ask others."""
+        async with self._turn(target), self._places.place(uid):
             pair = await self._opened(target, most_messages)
             try:
                 yield Conversation(pair, self)
             finally:
                 await self._there(target, pair.remove)
 
-    async def _opened(self, target: Target, most_messages: int) -> "_Pair":
+    async def _opened(self, target: Target, most_messages: int) -> Pair:
         """A queue takes its room until the process has closed it as well, which is a moment after
         it has answered: the room of those before may not be free yet. Nor may the names, where
         another service speaks with the process."""
         until = time.monotonic() + ROOM_SECONDS
         while True:
-            pair = _Pair(target, most_messages)
+            pair = Pair(target, most_messages)
             try:
                 await self._there(target, pair.open)
                 return pair
             except BaseException as error:
                 await self._there(target, pair.remove)
-                if not isinstance(error, LimitsExceeded | _InUse) or time.monotonic() > until:
+                if not isinstance(error, LimitsExceeded | InUse) or time.monotonic() > until:
                     raise
             await asyncio.sleep(ROOM_LOOK_SECONDS)
 
@@ -180,7 +149,7 @@ class Conversations:
                 going.exception()  # nobody else is told
             raise
         except OSError as error:
-            raise _named(error, target) from error
+            raise named(error, target) from error
 
 
 class _Turn:
@@ -191,91 +160,16 @@ class _Turn:
         self.wanted = 0
 
 
-class _Pair:
-    """The two queues of one conversation."""
-
-    def __init__(self, target: Target, most_messages: int) -> None:
-        self.target = target
-        self._most_messages = most_messages
-        self._queues: dict[str, Queue] = {}
-
-    def open(self) -> None:
-        """The one for requests comes last: a process that sees it, and no other, complains."""
-        try:
-            self.answer = self._made(answer_name(self.target), os.O_RDONLY, ANSWER_MODE)
-            self.ask = self._made(ask_name(self.target), os.O_WRONLY, ASK_MODE)
-        except OSError as error:
-            raise _named(error, self.target) from error
-
-    def remove(self) -> None:
-        """Whatever had been made."""
-        for name, queue in self._queues.items():
-            with suppress(FileNotFoundError):
-                mqueue.unlink(name)
-            queue.close()
-        self._queues.clear()
-
-    def _made(self, name: str, flags: int, mode: int) -> Queue:
-        try:
-            queue = mqueue.create(name, flags, self._most_messages, FRAME_BYTES)
-        except FileExistsError:
-            _reclaim(name, mode, self.target)
-            queue = mqueue.create(name, flags, self._most_messages, FRAME_BYTES)
-        self._queues[name] = queue
-        with suppress(BlockingIOError):  # another service just looks at whose it is
-            fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.fchmod(queue.fileno(), mode)
-        if self.target.uid != os.geteuid():
-            os.fchown(queue.fileno(), self.target.uid, self.target.gid)
-        return queue
-
-
-def _reclaim(name: str, mode: int, target: Target) -> None:
-    """Removes what a daemon that was killed has left, and nothing else: nobody but us makes one
-    with this mode for the user of the process, unless it is that user, who harms himself."""
-    found, is_locked = _looked_at(name, mode)
-    ours = {target.uid: (mode, _UNFINISHED_MODE), os.geteuid(): (mode, _UNFINISHED_MODE)}
-    if stat.S_IMODE(found.st_mode) not in ours.get(found.st_uid, ()):
-        raise errors.QueueTaken(
-            f"uid {found.st_uid} has made the queue /{name}, which process {target.pid} looks for; "
-            "the original command does so while it runs, and leaves it behind when it is killed"
-        )
-    if is_locked:
-        raise _InUse(f"another service speaks with process {target.pid}")
-    mqueue.unlink(name)
-
-
-class _InUse(errors.QueueTaken):
-    """By one like us."""
-
-
-def _looked_at(name: str, mode: int) -> tuple[os.stat_result, bool]:
-    """Whose it is, and whether a daemon that made it still has it, as far as can be seen."""
-    try:
-        with closing(
-            mqueue.open_queue(name, os.O_RDONLY if mode & 0o444 else os.O_WRONLY)
-        ) as queue:
-            return os.fstat(queue.fileno()), _is_locked(queue)
-    except PermissionError:
-        return mqueue.look(name), False
-
-
-def _is_locked(queue: Queue) -> bool:
-    try:
-        fcntl.flock(queue, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
-
-
 class Conversation:
     """One request after the other, each answered before the next."""
 
-    def __init__(self, pair: _Pair, all_: Conversations) -> None:
+    def __init__(self, pair: Pair, all_: Conversations) -> None:
         self._pair = pair
         self._all = all_
         self._is_spoilt = False
         self.seconds = all_.seconds
+        # Raises what is wrong, before anything is sent.
+        self.check: Callable[[], None] = lambda: None
 
     async def ask(self, request: Request, **fields: Any) -> JSON:
         """What the process answers, checked."""
@@ -283,16 +177,16 @@ class Conversation:
         try:
             return requests.read(request, payload)
         except requests.BadAnswer as error:
-            raise errors.BadAnswer(str(error)) from error
+            raise errors.BadAnswer(self._said(error)) from error
         except requests.Refused as error:
-            raise errors.Refused(str(error)) from error
+            raise errors.Refused(self._said(error)) from error
 
     async def exchange(self, payload: bytes) -> bytearray:
         """Bytes for bytes. After a failure, nothing more can be asked in this conversation, but
         for BadFrame: what can't be sent was not sent."""
         if self._is_spoilt:
             raise errors.NotAnswering("an earlier request of this conversation was not answered")
-        pid = self._pair.target.pid
+        self.check()
         exchange = _Exchange(self._pair, payload, self._all.next_uniq())
         self._is_spoilt = True
         try:
@@ -300,25 +194,27 @@ class Conversation:
                 answer = await exchange.run()
         except TimeoutError:
             raise errors.NotAnswering(
-                f"process {pid} did not answer within {self.seconds:g} seconds"
+                f"process {self._pair.target.pid} did not answer within {self.seconds:g} seconds"
             ) from None
         except RefusedFrame as error:
-            raise errors.Refused(str(error)) from error
+            raise errors.Refused(self._said(error)) from error
         except BadFrame as error:
-            raise errors.BadAnswer(f"process {pid}: {error}") from error
+            raise errors.BadAnswer(self._said(error)) from error
         except OSError as error:
-            raise _named(error, self._pair.target) from error
+            raise named(error, self._pair.target) from error
         self._is_spoilt = False
         return answer
+
+    def _said(self, error: Exception) -> str:
+        return f"process {self._pair.target.pid}: {error}"
 
 
 class _Exchange:
     """A request on its way out, and its answer on its way in."""
 
-    def __init__(self, pair: _Pair, payload: bytes, uniq: int) -> None:
+    def __init__(self, pair: Pair, payload: bytes, uniq: int) -> None:
         self._ask, self._answer = pair.ask, pair.answer
-        self._pidfd = pair.target.pidfd
-        self._pid = pair.target.pid
+        self._target = pair.target
         frame_bytes = self._ask.attributes.message_bytes
         self._frames = request_frames(payload, uniq, frame_bytes)
         self._frame = next(self._frames, None)
@@ -328,8 +224,10 @@ class _Exchange:
 
     async def run(self) -> bytearray:
         loop = self._loop
+        if self._target.has_ended:  # whoever has its number by now may look for these queues
+            raise self._ended()
         loop.add_reader(self._answer, self._step, self._receive)
-        loop.add_reader(self._pidfd, self._step, self._gone)
+        loop.add_reader(self._target.pidfd, self._step, self._gone)
         try:
             self._step(self._send)
             if self._frame:
@@ -337,7 +235,7 @@ class _Exchange:
             return await self._done
         finally:
             loop.remove_reader(self._answer)
-            loop.remove_reader(self._pidfd)
+            loop.remove_reader(self._target.pidfd)
             loop.remove_writer(self._ask)
 
     def _step(self, what: Callable[[], None]) -> None:
@@ -370,7 +268,10 @@ class _Exchange:
         with suppress(BlockingIOError):
             self._receive()
         if not self._done.done():
-            raise errors.ProcessGone(f"process {self._pid} ended before it answered")
+            raise self._ended()
+
+    def _ended(self) -> errors.ProcessGone:
+        return errors.ProcessGone(f"process {self._target.pid} ended before it answered")
 
 
 def _tried(work: Callable[..., _Done], *arguments: bytes) -> _Done:
@@ -381,13 +282,3 @@ def _tried(work: Callable[..., _Done], *arguments: bytes) -> _Done:
         except BlockingIOError:
             pass
     return work(*arguments)
-
-
-def _named(error: OSError, target: Target) -> BusworkError:
-    if isinstance(error, PermissionError):
-        return AccessDenied(f"the queues of process {target.pid} can't be made: {error.strerror}")
-    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM):
-        return LimitsExceeded(f"there is no room for the queues of process {target.pid}: {error}")
-    if isinstance(error, FileExistsError):
-        return errors.QueueTaken(f"somebody was faster at the queues of process {target.pid}")
-    return errors.NotAnswering(f"the queues of process {target.pid} failed: {error}")

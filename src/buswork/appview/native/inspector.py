@@ -1,21 +1,21 @@
-"""Finds processes, asks them and tells them: what the faces call.
+"""Asks processes and tells them: what the faces call.
 
 Rules
-* /proc is read in a thread: with thousands of processes it takes its time.
 * A process is asked through a descriptor of it that is opened for the question, and only if it is
   the one that is meant: numbers are used again.
 * A configuration is looked at before anything is sent, and sent in the conversation in which the
   present one was read: nobody else speaks with the process in between.
 * What a caller may is settled when he is let in, so what asks and tells is no coroutine before that
   is noted: whoever came as the owner of a process stays nothing but its owner.
+* A scan asks those that its caller sees, each on the account of its own user: many of one user that
+  do not answer hold up nobody else's.
 """
 
 import asyncio
-import os
-import select
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from buswork.appview import errors
@@ -27,9 +27,11 @@ from buswork.appview.native.conversations import (
     MOST_MESSAGES,
     Conversation,
     Conversations,
-    Target,
 )
+from buswork.appview.native.finding import Finder
 from buswork.appview.native.processes import Seen
+from buswork.appview.native.rounds import Rounds
+from buswork.appview.native.target import Target
 from buswork.appview.wire import configuration, requests
 from buswork.appview.wire.configuration import Unusable
 from buswork.appview.wire.frames import BadFrame
@@ -37,12 +39,18 @@ from buswork.appview.wire.requests import JSON, Request
 from buswork.errors import AccessDenied, BusworkError
 
 # A process that works answers within milliseconds; one that connects to somewhere is looked at
-# again with the next scan. Nobody should wait seconds for all because of one.
+# again with the next scan. Nobody should wait seconds for all because of one; nor longer than
+# this, which is before a caller gives up, for all that there are.
 SCAN_SECONDS: Final = 0.5
+WHOLE_SCAN_SECONDS: Final = 10.0
+# What a process says of itself: the longest, its id, has some 114 characters (protocol section 4).
+MOST_FACT: Final = 128
 # How often it is looked whether a process has read its file of commands. It does so once in its
-# period, 10 seconds if nobody set another one; a busy one takes longer.
+# period, 10 seconds if nobody set another one; a busy one takes longer. The period is what the
+# process says, so there is a limit.
 LOOK_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 2.0
+MOST_PERIOD_SECONDS: Final = 600
 
 
 T = TypeVar("T")
@@ -62,75 +70,71 @@ class Inspector:
     def __init__(self, known: Processes, conversations: Conversations) -> None:
         self._known = known
         self._conversations = conversations
-        self._seen: dict[int, Seen] = {}
-        # Who was looked at twice, and once.
-        self._old: set[int] = set()
-        self._young: set[int] = set()
-        self._scanning: asyncio.Task[None] | None = None
+        self._finder = Finder(known)
+        # By who scans what is his; None: everything.
+        self._scans: dict[int | None, Rounds] = {}
         # The second of the last file of commands for a process: the next one has a later one.
         self._seconds: dict[tuple[int, int], int] = {}
-        self.unreadable = 0
 
     async def stop(self) -> None:
-        if self._scanning is not None:
-            self._scanning.cancel()
-            await asyncio.wait((self._scanning,))
+        for scan in [*self._scans.values()]:
+            await scan.stop()
+        await self._finder.stop()
         self._conversations.close()
 
     # -- finding -------------------------------------------------------------------------------
 
-    async def scan(self, uid: int) -> None:
-        """Everything is looked at anew. Who comes while this goes on waits for the same end."""
-        if self._scanning is None or self._scanning.done():
-            self._scanning = asyncio.create_task(self._scan(uid))
-        await asyncio.shield(self._scanning)
+    @property
+    def unreadable(self) -> int:
+        return self._finder.unreadable
 
-    async def _scan(self, uid: int) -> None:
-        found, self.unreadable, looked_at = await asyncio.to_thread(_scanned, frozenset())
-        self._old, self._young = looked_at, set()
-        self._known.keep_only({(seen.pid, seen.started_at) for seen, _ in found})
-        self._seen.clear()
-        await self._meet_all(found, uid)
+    async def scan(self, uid: int, *, of_all: bool) -> None:
+        """Everything is looked at anew, and asked: all, or what is that user's own."""
+        whose = None if of_all else uid
+        rounds = self._scans.setdefault(whose, Rounds(partial(self._scan, whose)))
+        try:
+            await rounds.next()
+        finally:
+            if rounds.is_idle:
+                self._scans.pop(whose, None)
 
-    async def look_for_new(self, uid: int) -> None:
-        """Those that came since the last look. Each is looked at twice: the first time, it may
-        not have become the program yet that it was made for."""
-        found, _, looked_at = await asyncio.to_thread(_scanned, frozenset(self._old))
-        self._old, self._young = (self._old | self._young) & looked_at, looked_at - self._old
-        await self._meet_all(found, uid)
+    async def _scan(self, whose: int | None) -> None:
+        await self._finder.look()
+        found = self._known.by_pid.values()
+        await self._learn_all([each for each in found if whose is None or each.owner == whose])
 
-    async def _meet_all(self, found: "list[tuple[Seen, int | None]]", uid: int) -> None:
-        self._seen |= {seen.pid: seen for seen, _ in found}
-        await asyncio.gather(*(self._meet(seen, owner, uid) for seen, owner in found))
+    async def look_for_new(self) -> None:
+        """Those that came since the last look."""
+        await self._learn_all(await self._finder.look_for_new())
 
     def ended(self, process: Process) -> None:
         self._known.forget(process)
-        self._seen.pop(process.pid, None)
         self._seconds.pop((process.pid, process.started_at), None)
 
-    async def _meet(self, seen: Seen, owner: int | None, uid: int) -> None:
-        state = State.SETUP if seen.is_setup else State.INERT
-        process = self._known.meet(
-            Process(
-                seen.pid, seen.started_at, seen.uid, owner, seen.name, seen.command, state=state
-            )
-        )
-        if seen.is_setup:
-            self._known.learn(process, state=State.SETUP)
+    async def _learn_all(self, found: Iterable[Process]) -> None:
+        """Of those that are not reached in time, what was known stays."""
+        try:
+            async with asyncio.timeout(WHOLE_SCAN_SECONDS):
+                await asyncio.gather(*map(self._try_to_learn, found))
+        except TimeoutError:
+            pass
+
+    async def _try_to_learn(self, process: Process) -> None:
+        if process.state is State.SETUP:
             return
         try:
-            await self._learn(process, uid)
+            await self._learn(process)
         except BusworkError:
             # It is there and does not answer; or it has just ended, which the next look shows.
             self._known.learn(process, state=State.INERT)
 
-    async def _learn(self, process: Process, uid: int) -> None:
-        async with self._speaking(process, _Asker(uid, is_owner=False)) as conversation:
+    async def _learn(self, process: Process) -> None:
+        async with self._speaking(process, _Asker(process.uid, is_owner=False)) as conversation:
             conversation.seconds = SCAN_SECONDS
             await self._learn_status(process, conversation)
             if not process.uuid:
                 details = await conversation.ask(requests.DETAILS)
-                facts = {name: details[name] for name in ("uuid", "id", "machine_id")}
+                facts = {name: _fact(details[name]) for name in ("uuid", "id", "machine_id")}
                 self._known.learn(process, **facts)
 
     async def _learn_status(self, process: Process, conversation: Conversation) -> JSON:
@@ -141,8 +145,25 @@ class Inspector:
     # -- asking --------------------------------------------------------------------------------
 
     def owner(self, process: Process) -> int | None:
-        """Whose own it is at this moment; None: nobody's, or it is gone."""
-        owner = _owner(self._seen.get(process.pid), process)
+        """Whose own it is at this moment; None: nobody's. Of one that has ended, whose it was: he
+        is told that it is gone, and not asked for what others may."""
+        try:
+            return self._owner_now(process)
+        except errors.ProcessGone:
+            return process.owner
+
+    def _owner_now(self, process: Process) -> int | None:
+        """ProcessGone: it has ended."""
+        seen = self._finder.seen(process)
+        try:
+            now = None if seen is None else processes.look_again(seen)
+            owner = None if now is None else owning.owner(now)
+            # Of one that is just ending it does not show any more.
+            has_ended = now is None or (owner is None and processes.look_again(now) is None)
+        except OSError:
+            owner, has_ended = None, False
+        if has_ended:
+            raise errors.ProcessGone(f"process {process.pid} has ended")
         self._known.learn(process, owner=owner)
         return owner
 
@@ -179,7 +200,6 @@ class Inspector:
 
     async def _send(self, conversation: Conversation, wanted: JSON, current: JSON) -> None:
         try:
-            configuration.check(wanted)
             cfg = configuration.replacement(wanted, current)
         except Unusable as error:
             raise errors.BadConfiguration(str(error)) from error
@@ -193,14 +213,22 @@ class Inspector:
         self, process: Process, asker: _Asker, most_messages: int = MOST_MESSAGES
     ) -> AsyncIterator[Conversation]:
         with self._held(process) as target:
-            speaking = self._conversations.speak(target, asker.uid, most_messages)
-            async with speaking as conversation:
-                self._check_still(process, asker)
+            async with self._speak(target, process, asker, most_messages) as conversation:
                 yield conversation
 
-    def _check_still(self, process: Process, asker: _Asker) -> None:
+    @asynccontextmanager
+    async def _speak(
+        self, target: Target, process: Process, asker: _Asker, most_messages: int = MOST_MESSAGES
+    ) -> AsyncIterator[Conversation]:
+        async with self._conversations.speak(target, asker.uid, most_messages) as conversation:
+            conversation.check = partial(self._check_still, target, process, asker)
+            yield conversation
+
+    def _check_still(self, target: Target, process: Process, asker: _Asker) -> None:
         """Whoever was let in because the process is his own has it as long as it is."""
-        if asker.is_owner and self.owner(process) != asker.uid:
+        if asker.is_owner and self._owner_now(process) != asker.uid:
+            if target.has_ended:
+                raise errors.ProcessGone(f"process {process.pid} has ended")
             raise AccessDenied(f"process {process.pid} is another program now")
 
     # -- attaching and detaching ---------------------------------------------------------------
@@ -222,36 +250,56 @@ class Inspector:
                 f"ptrace, as in `appview attach {process.pid}`"
             )
         with self._held(process) as target:
-            async with self._conversations.speak(target, asker.uid) as conversation:
-                self._check_still(process, asker)
-                period = _period(await _current(conversation))
-            with commands.root_of(process.pid) as root:
-                self._check_still(process, asker)
-                file = CommandFile(target, root)
-                await self._write(process, file, text)
-                await _until_read(target, file, period + PATIENCE_SECONDS)
-            async with self._conversations.speak(target, asker.uid) as conversation:
+            async with self._speak(target, process, asker) as conversation:
+                period = await self._period(process, conversation)
+            await self._write(target, process, asker, text, period + PATIENCE_SECONDS)
+            async with self._speak(target, process, asker) as conversation:
                 await self._learn_status(process, conversation)
 
-    async def _write(self, process: Process, file: CommandFile, text: bytes) -> None:
-        key = process.pid, process.started_at
-        second = max(int(time.time()), self._seconds.get(key, 0) + 1)
+    async def _period(self, process: Process, conversation: Conversation) -> int:
         try:
-            file.write(text, second)
+            return _period(await _current(conversation))
+        except errors.NotAnswering as error:
+            if process.state is not State.INERT:
+                raise
+            raise errors.NotAnswering(
+                f"{error}; it may never have been attached: `appview attach {process.pid}` does it"
+            ) from error
+
+    async def _write(
+        self, target: Target, process: Process, asker: _Asker, text: bytes, seconds: float
+    ) -> None:
+        """Returns when the process has read it."""
+        try:
+            with commands.directory_of(target) as directory:
+                self._check_still(target, process, asker)
+                file = CommandFile(target, directory)
+                with file.written(text, self._next_second(process)):
+                    await _until_read(target, file, seconds)
         except FileExistsError:
             raise errors.FileTaken(
                 f"there is a file {file.path} for process {process.pid} already, which it has not "
                 "read yet"
             ) from None
+        except TimeoutError:
+            raise errors.NotAnswering(
+                f"process {process.pid} has not read {file.path} within {seconds:g} seconds"
+            ) from None
         except OSError as error:
+            if target.has_ended:
+                raise _not_read(target) from error
             raise AccessDenied(
-                f"process {process.pid} can't be told: {error.strerror} ({file.path})"
+                f"process {process.pid} can't be told: {error.strerror} (in /{commands.DIRECTORY})"
             ) from error
-        self._seconds[key] = second
+
+    def _next_second(self, process: Process) -> int:
+        key = process.pid, process.started_at
+        self._seconds[key] = max(int(time.time()), self._seconds.get(key, 0) + 1)
+        return self._seconds[key]
 
     def _held(self, process: Process) -> "_Held":
-        seen = self._seen.get(process.pid)
-        if seen is None or seen.started_at != process.started_at:
+        seen = self._finder.seen(process)
+        if seen is None:
             raise errors.NoSuchProcess(f"process {process.pid} is gone")
         return _Held(seen)
 
@@ -277,38 +325,24 @@ class _Held:
 
 
 async def _until_read(target: Target, file: CommandFile, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            while file.is_there():  # whoever reads it says nothing
-                if select.select([target.pidfd], [], [], 0)[0]:
-                    raise errors.ProcessGone(f"process {target.pid} ended before it read a file")
-                await asyncio.sleep(LOOK_SECONDS)
-    except TimeoutError:
-        raise errors.NotAnswering(
-            f"process {target.pid} has not read {file.path} within {seconds:g} seconds"
-        ) from None
-    finally:
-        file.remove()
+    async with asyncio.timeout(seconds):
+        while file.is_there():  # whoever reads it says nothing
+            if target.has_ended:
+                raise _not_read(target)
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _not_read(target: Target) -> errors.ProcessGone:
+    return errors.ProcessGone(f"process {target.pid} ended before it read a file")
 
 
 def _asker(process: Process, uid: int) -> _Asker:
     return _Asker(uid, process.owner == uid)
 
 
-def _owner(seen: Seen | None, process: Process) -> int | None:
-    try:
-        now = None if seen is None else processes.look_again(seen)
-    except OSError:
-        return None
-    return None if now is None or now.started_at != process.started_at else owning.owner(now)
-
-
-def _scanned(but: frozenset[int]) -> "tuple[list[tuple[Seen, int | None]], int, set[int]]":
-    """Whoever has the library, but for some, with whose own each is; how many could not be
-    looked at; and who is there at all."""
-    there = processes.pids()
-    found, unreadable = processes.scan(there - but - {os.getpid()})
-    return [(seen, owning.owner(seen)) for seen in found], unreadable, there
+def _fact(text: str) -> str:
+    """What a process says of itself is kept, and shown to people."""
+    return "".join(each if each.isprintable() else "?" for each in text[:MOST_FACT])
 
 
 def _parsed(text: str) -> JSON:
@@ -319,10 +353,12 @@ def _parsed(text: str) -> JSON:
 
 
 def _period(current: JSON) -> int:
-    """In seconds; the default of who says something else."""
+    """In seconds; the default of who says something odd."""
     part = current.get("libappview")
     period = part.get("summaryperiod") if isinstance(part, dict) else None
-    return period if type(period) is int else configuration.DEFAULTS["libappview"]["summaryperiod"]
+    if type(period) is not int:
+        period = configuration.DEFAULTS["libappview"]["summaryperiod"]
+    return max(0, min(period, MOST_PERIOD_SECONDS))
 
 
 async def _current(conversation: Conversation) -> JSON:

@@ -6,6 +6,8 @@ A queue's number is a descriptor on Linux: fchown, fstat and epoll know it, and 
 import ctypes
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple, NoReturn
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -101,9 +103,26 @@ def unlink(name: str) -> None:
 
 
 def look(name: str) -> os.stat_result:
-    """Whose a queue is, without opening it, in the IPC namespace of this thread. This asks the file
-    system of queues, and mounts that where nobody else can see it (fsmount(2)): PermissionError
-    without CAP_SYS_ADMIN."""
+    """Whose a queue is, without opening it, in the IPC namespace of this thread."""
+    with _mounted() as mount:
+        return os.stat(name, dir_fd=mount, follow_symlinks=False)
+
+
+def all_queues() -> dict[str, os.stat_result]:
+    """The same of all that are there."""
+    with _mounted() as mount:
+        folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+        try:
+            with os.scandir(folder) as entries:
+                return {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _mounted() -> Iterator[int]:
+    """The file system of queues, mounted where nobody else can see it (fsmount(2)):
+    PermissionError without CAP_SYS_ADMIN."""
     context = _system(_FSOPEN, b"mqueue", _FSOPEN_CLOEXEC)
     try:
         _system(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
@@ -111,7 +130,7 @@ def look(name: str) -> os.stat_result:
     finally:
         os.close(context)
     try:
-        return os.stat(name, dir_fd=mount, follow_symlinks=False)
+        yield mount
     finally:
         os.close(mount)
 

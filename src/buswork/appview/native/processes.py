@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from buswork.appview.native.conversations import Target
 from buswork.appview.native.namespaces import namespace_of
+from buswork.appview.native.target import Target
 
 PROC: Final = Path("/proc")
 LIBRARY: Final = b"libappview"
@@ -21,8 +21,12 @@ LIBRARY: Final = b"libappview"
 LOADER: Final = "appviewdyn"
 # A memory file by which the library, loaded and not yet begun, says where it is to be called.
 NOT_BEGUN: Final = "appview_anon"
-# Of a command, for people to read.
-COMMAND_BYTES: Final = 4096
+# Of a command, for people to read: of all processes, it fits into one message.
+COMMAND_BYTES: Final = 2048
+# Maps are read in pieces, for whoever likes can have hundreds of megabytes of them; as many as the
+# kernel allows by default, with usual names, are some 8 MB.
+MOST_MAPS_BYTES: Final = 16 * 1024 * 1024
+_PIECE: Final = 64 * 1024
 
 _FIELD = re.compile(rb"^(\w+):\t(.*)$", re.MULTILINE)
 _STARTED_AT = 22  # of /proc/PID/stat, which counts from 1 (proc(5))
@@ -71,7 +75,7 @@ def scan(among: Iterable[int]) -> tuple[list[Seen], int]:
 def look(pid: int) -> Seen | None:
     """None: it does not have the library. OSError: it is gone, or can't be looked at."""
     with _opened(pid) as proc:
-        if LIBRARY not in _read(proc, "maps"):
+        if not _has_library(proc):
             return None
         fields = _status(proc)
         name = fields["Name"].decode(errors="replace")
@@ -89,12 +93,17 @@ def look(pid: int) -> Seen | None:
 
 
 def look_again(seen: Seen) -> Seen | None:
-    """With the rights that it has by now; None: it is another process. Its maps are not read for
-    that: they may be as long as somebody likes, and this is not done in a thread."""
-    with _opened(seen.pid) as proc:
-        if _started_at(proc) != seen.started_at:
-            return None
-        return replace(seen, **_rights(_status(proc))._asdict())
+    """With the rights that it has by now; None: it has ended, or its first thread has, and all that
+    shows of it with that. Its maps are not read for that: they may be as long as somebody likes,
+    and this is not done in a thread."""
+    try:
+        with _opened(seen.pid) as proc:
+            fields = _status(proc)
+            if _started_at(proc) != seen.started_at or "VmSize" not in fields:
+                return None
+            return replace(seen, **_rights(fields)._asdict())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 @contextmanager
@@ -120,6 +129,7 @@ def held(seen: Seen) -> Iterator[Target]:
                 rights.uid,
                 rights.gid,
                 pidfd,
+                proc,
                 namespace_fd,
                 namespace_of(namespace_fd),
             )
@@ -161,6 +171,20 @@ def _read(proc: int, name: str, most: int = -1) -> bytes:
         return file.read(most)
 
 
+def _has_library(proc: int) -> bool:
+    """PermissionError: nobody could say without reading for ever."""
+    fd = os.open("maps", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    with open(fd, "rb", buffering=0) as maps:
+        end, length = b"", 0
+        while piece := maps.read(_PIECE):
+            if LIBRARY in end + piece:
+                return True
+            end, length = piece[1 - len(LIBRARY) :], length + len(piece)
+            if length > MOST_MAPS_BYTES:
+                raise PermissionError("its maps are too long")
+    return False
+
+
 def _status(proc: int) -> dict[str, bytes]:
     return {name.decode(): value for name, value in _FIELD.findall(_read(proc, "status"))}
 
@@ -177,7 +201,8 @@ def _started_at(proc: int) -> int:
 
 def _command(proc: int) -> str:
     words = _read(proc, "cmdline", COMMAND_BYTES).rstrip(b"\0").split(b"\0")
-    return b" ".join(words).decode(errors="replace")
+    # What is no text takes one byte, as it did: so no command is longer than that.
+    return b" ".join(words).decode(errors="replace").replace("\ufffd", "?")
 
 
 def _is_setup(proc: int) -> bool:

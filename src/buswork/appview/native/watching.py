@@ -15,8 +15,6 @@ from buswork.appview.native.inspector import Inspector
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 5.0
-# On whose account that is.
-NOBODY: Final = -1
 
 
 class Watch:
@@ -39,7 +37,7 @@ class Watch:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
-                await self._inspector.look_for_new(NOBODY)
+                await self._inspector.look_for_new()
             except Exception:
                 log.exception("new processes could not be looked for")
 

@@ -16,12 +16,15 @@ from typing import Any, Final
 
 from buswork.appview.wire.frames import MOST_REQUEST_BYTES
 from buswork.appview.wire.shapes import (
+    LIST,
+    MOST_MARKS,
     TEXT,
     Choice,
     Each,
     Kind,
     Shape,
     complaints,
+    marks,
     one_of,
     shown,
     whole,
@@ -66,6 +69,14 @@ _EVENT: Final = Choice(
         "console": {**_WATCHED, "allowbinary?": SWITCH},
     },
 )
+_PROTOCOL: Final[Mapping[str, Shape]] = {
+    "name": TEXT,
+    "regex?": TEXT,
+    "binary?": SWITCH,
+    "len?": _INT,
+    "detect?": SWITCH,
+    "payload?": SWITCH,
+}
 SHAPE: Final[Mapping[str, Shape]] = {
     "metric?": {
         "enable?": SWITCH,
@@ -96,16 +107,7 @@ SHAPE: Final[Mapping[str, Shape]] = {
     },
     "payload?": {"enable?": SWITCH, "dir?": TEXT},
     "tags?": Each(TEXT),
-    "protocol?": [
-        {
-            "name": TEXT,
-            "regex?": TEXT,
-            "binary?": SWITCH,
-            "len?": _INT,
-            "detect?": SWITCH,
-            "payload?": SWITCH,
-        }
-    ],
+    "protocol?": [_PROTOCOL],
     "cribl?": {"enable?": SWITCH, "transport?": TRANSPORT, "authtoken?": TEXT},
 }
 
@@ -128,6 +130,8 @@ def parsed(text: str) -> JSON:
     """The configuration in a JSON text, which may be as a process tells it (cfg, current)."""
     if len(text) > MOST_REQUEST_BYTES:  # before time is spent on it
         raise Unusable([f"it is too long: {len(text)} characters of {MOST_REQUEST_BYTES} at most"])
+    if marks(text) > MOST_MARKS:
+        raise Unusable([f"it has too many values: more than {MOST_MARKS} commas and brackets"])
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
@@ -173,19 +177,16 @@ def replacement(configuration: JSON, current: JSON) -> JSON:
 
 def merged(current: JSON, changes: JSON) -> JSON:
     """What a process has, with these changes: objects are gone into, all else is replaced. A
-    transport of another type, and what is set to null, has nothing of the old one."""
-    result = copy.deepcopy(current)
-    _merge(result, changes)
-    return result
+    transport of another type has nothing of the old one. What is not changed is as the process
+    said it: a later library may have more than is known here."""
+    changed = {name: _merged(current.get(name), value) for name, value in changes.items()}
+    return {**current, **changed}
 
 
-def _merge(target: JSON, changes: JSON) -> None:
-    for name, value in changes.items():
-        old = target.get(name)
-        if isinstance(value, dict) and isinstance(old, dict) and _is_of_its_type(value, old):
-            _merge(old, value)
-        else:
-            target[name] = copy.deepcopy(value)
+def _merged(old: Any, value: Any) -> Any:
+    if isinstance(value, dict) and isinstance(old, dict) and _is_of_its_type(value, old):
+        return merged(old, value)
+    return value
 
 
 def _is_of_its_type(value: JSON, old: JSON) -> bool:
@@ -266,6 +267,11 @@ _TRANSPORTS: Final[Mapping[str, JSON]] = {
 }
 
 
+_NEW_PROTOCOL: Final = {
+    "name": "", "regex": "", "binary": "false", "len": 0, "detect": "true", "payload": "false",
+}  # fmt: skip
+
+
 class Died(Exception):
     """The process is gone: a protocol came whose name it had already."""
 
@@ -276,10 +282,10 @@ def applied(configuration: JSON, current: JSON) -> JSON:
     _take(SHAPE, configuration, result)
     known = list(current.get("protocol", []))
     for each in _protocols(configuration):
-        if each.get("name") in [other["name"] for other in known]:
+        if each["name"] in [other["name"] for other in known]:
             raise Died
-        if next(complaints(SHAPE["protocol?"], [each]), None) is None:
-            known.append(_protocol(each))
+        if _fits(_PROTOCOL, each):
+            known.append({**_NEW_PROTOCOL, **_told(_PROTOCOL, each)})
     result["protocol"] = known
     return result
 
@@ -296,8 +302,8 @@ def _take(shape: Shape, value: Any, result: JSON) -> None:
             _take_transport(given, result, name)
         elif isinstance(each, Mapping):
             _take(each, given, result[name])
-        elif next(complaints(each, given), None) is None:
-            result[name] = _as_told(given)
+        elif _fits(LIST if isinstance(each, list) else each, given):
+            result[name] = _told(each, given)
 
 
 def _take_transport(given: Any, result: JSON, name: str) -> None:
@@ -311,17 +317,23 @@ def _take_transport(given: Any, result: JSON, name: str) -> None:
     result[name] = transport
 
 
-def _protocol(given: JSON) -> JSON:
-    all_ = {"name": "", "regex": "", "binary": "false", "len": 0, "detect": "true"}
-    return {**all_, "payload": "false", **{name: _as_told(each) for name, each in given.items()}}
+def _fits(shape: Shape, value: Any) -> bool:
+    return next(complaints(shape, value), None) is None
 
 
-def _as_told(value: Any) -> Any:
-    """A process has texts for switches."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return [_as_told(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _as_told(each) for name, each in value.items()}
-    return value
+def _told(shape: Shape, value: Any) -> Any:
+    """What a process says later of a value that fits: only what it knows, and texts for switches.
+    Of a list, what fits."""
+    match shape:
+        case Kind():
+            return str(value).lower() if isinstance(value, bool) else value
+        case list():
+            return [_told(shape[0], each) for each in value if _fits(shape[0], each)]
+        case Each():
+            return {name: _told(shape.shape, each) for name, each in value.items()}
+        case Choice():
+            chosen = value[shape.by]
+            return {shape.by: chosen, **_told(shape.shapes[chosen], value)}
+        case _:
+            known = {marked.removesuffix("?"): each for marked, each in shape.items()}
+            return {name: _told(each, value[name]) for name, each in known.items() if name in value}

@@ -21,8 +21,11 @@ FRAME_BYTES: Final = 8192
 # With the one NUL at its end; looked at when frames are joined.
 MOST_JOINED_BYTES: Final = 1024 * 1024
 MOST_REQUEST_BYTES: Final = MOST_JOINED_BYTES - 1
-# The process has no limit; one for us. Ten times the longest configuration that it can be given.
-MOST_ANSWER_BYTES: Final = 16 * 1024 * 1024
+# The process has no limit; one for us. Four times the longest configuration that it can be given:
+# protocols come to those that it has.
+MOST_ANSWER_BYTES: Final = 4 * 1024 * 1024
+# Of a frame's metadata, in which three numbers are: to read more takes too long.
+MOST_HEAD_BYTES: Final = 256
 # The original takes one below 9,999, the process keeps an int32.
 MOST_UNIQ: Final = 2**31 - 1
 # Who could not be understood at all is answered with this.
@@ -61,7 +64,8 @@ class RefusedFrame(Exception):
 _REQUEST_HEAD: Final = b'{"req":%d,"uniq":%d,"remain":%d}'
 # As every process has it that was seen, which need not go through a reader of all JSON.
 _USUAL_ANSWER_HEAD: Final = re.compile(
-    rb'\{"status":(?P<status>\d{3}),"uniq":(?P<uniq>\d{1,9}),"remain":(?P<remain>\d{1,9})\}'
+    rb'\{"status":(?P<status>[1-9]\d\d),"uniq":(?P<uniq>0|[1-9]\d{0,8}),'
+    rb'"remain":(?P<remain>0|[1-9]\d{0,8})\}'
 )
 
 
@@ -138,7 +142,7 @@ class AnswerJoiner:
 def _answer_head(text: bytes) -> dict[str, int]:
     if usual := _USUAL_ANSWER_HEAD.fullmatch(text):
         return {name: int(number) for name, number in usual.groupdict().items()}
-    head = _object(text)
+    head = first_object(text) if len(text) <= MOST_HEAD_BYTES else None
     if head is None:
         raise BadFrame("a frame of an answer has no metadata")
     for name in ("status", "uniq", "remain"):
@@ -171,15 +175,15 @@ class RequestJoiner:
     def feed(self, frame: bytes) -> Joined | None:
         """None: more frames follow."""
         text, nul, _ = frame.partition(b"\0")
-        head = _object(text) if nul else None
-        req = None if head is None else _number(head.get("req"))
+        head = first_object(text) if nul else None
+        req = None if head is None else as_int(head.get("req"))
         if head is None or req not in (0, 1):
             return self.failed(Status.BAD)
-        uniq = _number(head.get("uniq"))
+        uniq = as_int(head.get("uniq"))
         if uniq is None:
             return self.failed(Status.BAD)
         self._uniq = uniq
-        if _number(head.get("remain")) in (None, -1):
+        if as_int(head.get("remain")) in (None, -1):
             return self.failed(Status.UNREACHABLE)
         part = frame[len(_printed(head)) + 1 :]
         if not part:
@@ -228,8 +232,9 @@ def _compact(**members: int) -> bytes:
     return b"{%b}" % b",".join(b'"%b":%d' % (name.encode(), n) for name, n in members.items())
 
 
-def _object(text: bytes) -> dict[str, Any] | None:
-    """What is there of a JSON object; what follows it is not looked at."""
+def first_object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object at the beginning; what follows it is not looked at, and of two members with
+    one name the first counts: so the process reads both its frames and its requests."""
     try:
         value, _ = _DECODER.raw_decode(text.decode().lstrip(" \t\r\n"))
     except (ValueError, RecursionError):
@@ -248,7 +253,7 @@ def _no_such_number(text: str) -> None:
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_counts, parse_constant=_no_such_number)
 
 
-def _number(value: object) -> int | None:
+def as_int(value: object) -> int | None:
     """As the process's reader of JSON has it: cut to whole, and to 32 bits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -6,13 +6,25 @@ process does to answer. The last is for the simulated one: so it knows whatever 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from buswork.appview.wire.configuration import applied
-from buswork.appview.wire.frames import Status
-from buswork.appview.wire.shapes import BOOLEAN, NUMBER, OBJECT, TEXT, Shape, complaints
+from buswork.appview.wire.frames import Status, as_int, first_object
+from buswork.appview.wire.shapes import (
+    BOOLEAN,
+    MOST_MARKS,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Shape,
+    complaints,
+    is_deeper,
+    marks,
+    whole,
+)
 
 JSON = dict[str, Any]
 
@@ -72,20 +84,23 @@ class Request:
     status_is_last: bool = field(default=False, kw_only=True)
 
 
+REQUESTS: Final[list[Request]] = []
+
+
+def listed(request: Request) -> Request:
+    """It is in the table from now on."""
+    REQUESTS.append(request)
+    return request
+
+
 def _supported(process: Process, asked: JSON) -> JSON:
     return {
         "commands_meta": [
             {"id": 0, "name": "completeRequestJson"},
             {"id": 1, "name": "incompleteRequestJson"},
         ],
-        "commands_appview": [
-            {"id": each.number, "name": each.name} for each in sorted(REQUESTS, key=_number)
-        ],
+        "commands_appview": [{"id": each.number, "name": each.name} for each in REQUESTS],
     }
-
-
-def _number(request: Request) -> int:
-    return request.number
 
 
 def _set_configuration(process: Process, asked: JSON) -> JSON:
@@ -99,49 +114,60 @@ def _set_configuration(process: Process, asked: JSON) -> JSON:
 
 _NAMED: Final[Shape] = [{"id": NUMBER, "name": TEXT}]
 
-SUPPORTED: Final = Request(
-    0, "getSupportedCmd", {"commands_meta": _NAMED, "commands_appview": _NAMED}, _supported
+SUPPORTED: Final = listed(
+    Request(0, "getSupportedCmd", {"commands_meta": _NAMED, "commands_appview": _NAMED}, _supported)
 )
-STATUS: Final = Request(
-    1, "getAppViewStatus", {"viewed": BOOLEAN}, lambda process, asked: {"viewed": process.viewed}
+STATUS: Final = listed(
+    Request(
+        1,
+        "getAppViewStatus",
+        {"viewed": BOOLEAN},
+        lambda process, asked: {"viewed": process.viewed},
+    )
 )
-GET_CONFIGURATION: Final = Request(
-    2,
-    "getAppViewCfg",
-    {"cfg": {"current": OBJECT}},
-    lambda process, asked: {"cfg": {"current": process.configuration}},
-    status_is_last=True,
+GET_CONFIGURATION: Final = listed(
+    Request(
+        2,
+        "getAppViewCfg",
+        {"cfg": {"current": OBJECT}},
+        lambda process, asked: {"cfg": {"current": process.configuration}},
+        status_is_last=True,
+    )
 )
-SET_CONFIGURATION: Final = Request(3, "setAppViewCfg", {}, _set_configuration, ("cfg",))
-TRANSPORTS: Final = Request(
-    4,
-    "getTransportStatus",
-    {
-        "interfaces": [
-            {
-                "name": TEXT,
-                "config": TEXT,
-                "connected": BOOLEAN,
-                "attempts?": NUMBER,
-                "failure_details?": TEXT,
-            }
-        ]
-    },
-    lambda process, asked: {"interfaces": process.interfaces},
+SET_CONFIGURATION: Final = listed(Request(3, "setAppViewCfg", {}, _set_configuration, ("cfg",)))
+TRANSPORTS: Final = listed(
+    Request(
+        4,
+        "getTransportStatus",
+        {
+            "interfaces": [
+                {
+                    "name": TEXT,
+                    "config": TEXT,
+                    "connected": BOOLEAN,
+                    "attempts?": NUMBER,
+                    "failure_details?": TEXT,
+                }
+            ]
+        },
+        lambda process, asked: {"interfaces": process.interfaces},
+    )
 )
-DETAILS: Final = Request(
-    5,
-    "getProcessDetails",
-    {"pid": NUMBER, "uuid": TEXT, "id": TEXT, "machine_id": TEXT},
-    lambda process, asked: process.details,
+DETAILS: Final = listed(
+    Request(
+        5,
+        "getProcessDetails",
+        {"pid": NUMBER, "uuid": TEXT, "id": TEXT, "machine_id": TEXT},
+        lambda process, asked: process.details,
+    )
 )
-
-REQUESTS: Final[list[Request]] = [
-    SUPPORTED, STATUS, GET_CONFIGURATION, SET_CONFIGURATION, TRANSPORTS, DETAILS,
-]  # fmt: skip
 
 
 # -- ours ----------------------------------------------------------------------------------------
+
+# A configuration is 7 deep. A D-Bus message may be 64, and each of these is two of those.
+MOST_DEPTH: Final = 16
+_STATUS: Final = whole(0, 999)
 
 
 def ask(request: Request, **fields: Any) -> bytes:
@@ -154,32 +180,48 @@ def ask(request: Request, **fields: Any) -> bytes:
 
 def read(request: Request, payload: bytes | bytearray) -> JSON:
     """What the process answered. BadAnswer: it is no such answer; Refused: it says so."""
-    try:
-        answer = json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise BadAnswer(f"{request.name}: the answer is no JSON: {error}") from error
-    if not isinstance(answer, dict) or type(answer.get("status")) is not int:
+    answer = _parsed(request, payload)
+    status: Any = answer.get("status") if isinstance(answer, dict) else None
+    if not _STATUS.fits(status):
         raise BadAnswer(f"{request.name}: the answer has no status")
-    if answer["status"] != Status.DONE:
-        raise Refused(request.name, answer["status"])
+    if status != Status.DONE:
+        raise Refused(request.name, status)
     wrong = next(complaints(request.answer, answer), None)
+    if wrong is None and is_deeper(answer, MOST_DEPTH):
+        wrong = f"it has things in things, more than {MOST_DEPTH} deep"
     if wrong is not None:
         raise BadAnswer(f"{request.name}: the answer is odd: {wrong}")
-    return answer
+    return answer  # type: ignore[no-any-return]
+
+
+def _parsed(request: Request, payload: bytes | bytearray) -> Any:
+    try:
+        text = payload.decode()
+        if marks(text) <= MOST_MARKS:
+            return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"{request.name}: the answer is no JSON: {error}") from error
+    raise BadAnswer(f"{request.name}: the answer has more than {MOST_MARKS} commas and brackets")
+
+
+def _finite(text: str) -> float:
+    """What Python alone would read and write: NaN, and numbers that are too large."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no number")
+    return number
 
 
 # -- the process's -------------------------------------------------------------------------------
 
 
-def answer(process: Process, payload: bytes, requests: Iterable[Request] | None = None) -> bytes:
+def answer(process: Process, payload: bytes) -> bytes:
     """What a process answers to the payload of a request."""
-    asked = _asked(payload)
-    number = None if asked is None else asked.get("req")
-    if asked is None or isinstance(number, bool) or not isinstance(number, int | float):
+    asked = first_object(payload)
+    number = None if asked is None else as_int(asked.get("req"))
+    if asked is None or number is None:
         return _written({"status": Status.BAD})
-    known = {each.number: each for each in REQUESTS if requests is None}
-    known |= {each.number: each for each in requests or ()}
-    request = known.get(int(number)) if abs(number) < 1 << 31 else None
+    request = next((each for each in REQUESTS if each.number == number), None)
     if request is None:
         return _written({"status": Status.UNKNOWN})
     try:
@@ -188,17 +230,6 @@ def answer(process: Process, payload: bytes, requests: Iterable[Request] | None 
         return _written({"status": error.status})
     status = {"status": Status.DONE}
     return _written(members | status if request.status_is_last else status | members)
-
-
-def _asked(payload: bytes) -> JSON | None:
-    try:
-        value, _ = _DECODER.raw_decode(payload.decode().lstrip(" \t\r\n"))
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=lambda pairs: dict(reversed(pairs)))
 
 
 def _written(value: JSON) -> bytes:
