@@ -50,9 +50,6 @@ MAINTAINER = "The buswork authors <buswork@localhost.invalid>"
 FLAGS = "-O2 -fPIE -pie -fstack-protector-strong -D_FORTIFY_SOURCE=2 -Wl,-z,relro,-z,now -s"
 NEVER_COPIED = {"__pycache__", "..", "RECORD", "INSTALLER", "REQUESTED"}
 
-# systemd's state of these is noted, too, so that a purge forgets it.
-OTHER_UNITS = (*activation.OFF_AT_FIRST, "buswork.service", "buswork-doors.service")
-
 
 class BuildError(Exception):
     """It can't be built here; the text says why."""
@@ -146,8 +143,8 @@ def _install(tree: Path, scratch: Path) -> None:
 
 
 def _add_documents(folder: Path, carried: Iterable[Distribution]) -> None:
-    parts = [(REPOSITORY / "NOTICE").read_text(), "The whole licence: "]
-    parts[-1] += "/usr/share/common-licenses/Apache-2.0\n"
+    parts = [(REPOSITORY / "NOTICE").read_text()]
+    parts.append("The whole licence: /usr/share/common-licenses/Apache-2.0\n")
     for other in carried:
         licence = next(f for f in other.files or () if f.name.upper().startswith("LICENSE"))
         parts.append(
@@ -212,7 +209,8 @@ def script(name: str) -> str:
     before_removal = (step for step in activation.BEFORE_REMOVAL if step.words[0] != "systemctl")
     words = {
         "enabled": " ".join(activation.SOCKETS),
-        "other_units": " ".join(OTHER_UNITS),
+        "other_units": " ".join(activation.ENABLED_BY_HAND),
+        "units_of_users": " ".join(activation.OF_SESSIONS),
         "services": " ".join(activation.SERVICES),
         "lib": LIB,
         "after_install": _shell(activation.AFTER_INSTALL),

@@ -1,7 +1,8 @@
 #!/bin/sh
 set -e
 
-if [ "$1" = configure ]; then
+case "$1" in
+configure | abort-upgrade | abort-remove | abort-deconfigure)
     py3compile -p buswork @lib@
 @after_install@
     for unit in @enabled@; do
@@ -12,8 +13,12 @@ if [ "$1" = configure ]; then
             deb-systemd-helper update-state $unit >/dev/null || true
         fi
     done
+    # So that a purge forgets what an administrator has enabled.
     for unit in @other_units@; do
         deb-systemd-helper update-state $unit >/dev/null || true
+    done
+    for unit in @units_of_users@; do
+        deb-systemd-helper --user update-state $unit >/dev/null || true
     done
     if [ -d /run/systemd/system ]; then
         if [ -n "$2" ]; then
@@ -21,4 +26,5 @@ if [ "$1" = configure ]; then
         fi
         deb-systemd-invoke start @enabled@ >/dev/null || true
     fi
-fi
+    ;;
+esac

@@ -8,6 +8,7 @@ fi
 if [ "$1" = purge ]; then
     if command -v deb-systemd-helper >/dev/null; then
         deb-systemd-helper purge @enabled@ @other_units@ >/dev/null || true
+        deb-systemd-helper --user purge @units_of_users@ >/dev/null || true
     fi
 @purge@
 fi

@@ -56,6 +56,53 @@ def test_a_step_in_a_script(build, step, said):
     assert done.stdout.endswith("end\n")
 
 
+TOOLS = ("deb-systemd-helper", "deb-systemd-invoke", "py3clean", "py3compile", "systemd-sysusers")
+
+
+@pytest.fixture
+def called(build, tmp_path):
+    """What a script calls when dpkg runs it with these words; no other command is there for it."""
+    for tool in TOOLS:
+        (tmp_path / tool).write_text(f'#!/bin/sh\necho "{tool} $*" >>"$PATH/calls"\n')
+        (tmp_path / tool).chmod(0o755)
+
+    def called(name, words):
+        command = ["/bin/sh", "-c", build.script(name), name, *words.split()]
+        (tmp_path / "calls").write_text("")
+        done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return (tmp_path / "calls").read_text().splitlines()
+
+    return called
+
+
+GIVEN_UP = ["abort-upgrade 2", "abort-remove", "abort-remove in-favour x 1"]
+GIVEN_UP += ["abort-deconfigure in-favour x 1 removing y 1"]
+
+
+@pytest.mark.parametrize("words", GIVEN_UP)
+def test_what_was_given_up_is_put_back(called, words):
+    """A removal has stopped the sockets, and an upgrade has removed what was compiled."""
+    calls = called("postinst", words)
+    assert calls == called("postinst", f"configure {words.partition(' ')[2]}")
+    assert f"deb-systemd-helper enable {activation.SOCKETS[0]}" in calls
+
+
+def test_what_is_no_removal_stops_nothing(called):
+    for words in ("upgrade 2", "deconfigure in-favour x 1", "failed-upgrade 1"):
+        assert called("prerm", words) == ["py3clean -p buswork"]
+    for words in ("upgrade 2", "failed-upgrade 1", "abort-install", "abort-upgrade 1", "disappear"):
+        assert called("postrm", words) == []
+    assert called("postinst", "triggered x") == []
+
+
+def test_a_purge_forgets_what_was_enabled(called):
+    system, users = called("postrm", "purge")
+    for unit in (*activation.SOCKETS, *activation.ENABLED_BY_HAND):
+        assert f" {unit}" in system
+    assert users == f"deb-systemd-helper --user purge {' '.join(activation.OF_SESSIONS)}"
+
+
 def test_dependencies_are_debians_or_as_they_are_pinned(build, monkeypatch):
     assert list(build._carried()) == ["cbor2", "websockets"]
 

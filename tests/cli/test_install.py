@@ -55,6 +55,16 @@ def test_in_and_out(root, capsys):
     assert tree(root) == []
 
 
+def test_one_system_has_it_once(root, capsys):
+    """Whatever the prefix is: most of the files are those of every other one."""
+    install_into(root, "--prefix", "/opt/bus/")
+    assert (root / "opt/bus/bin/busworkd").exists()
+    assert json.loads((root / MANIFEST).read_text())["prefix"] == "/opt/bus"
+    install_into(root)
+    assert uninstall_from(root) == Exit.OK
+    assert tree(root) == []
+
+
 def test_a_dry_run_does_nothing(root, capsys):
     assert install_into(root, "--dry-run", "--json") == Exit.OK
     found = document(capsys)
@@ -160,6 +170,8 @@ def test_what_a_package_has(root, capsys):
     [
         (("--prefix", "opt"), Exit.USAGE, "no absolute path"),
         (("--prefix", "/a b"), Exit.USAGE, "no absolute path"),
+        (("--prefix", "/"), Exit.USAGE, "no absolute path"),
+        (("--prefix", "/\udcff"), Exit.USAGE, "no absolute path"),
         (("--root", "/no/such"), Exit.FAILED, "/no/such is no directory"),
         (("--root", os.devnull), Exit.FAILED, "is no directory"),
         (("--globstash", "/no/such"), Exit.FAILED, "No such file"),
@@ -198,7 +210,7 @@ def test_only_root_may(monkeypatch, capsys):
 def test_a_home_is_no_place_for_the_daemon(root, monkeypatch, capsys):
     monkeypatch.setattr(sources, "hidden_from_the_daemon", lambda: Path("/home/alice/venv"))
     assert main(["install", "--root", str(root), "--no-pages"]) == Exit.FAILED
-    assert "/home/alice/venv is out of the daemon's reach" in capsys.readouterr().err
+    assert "/home/alice/venv is out of the reach of the daemon" in capsys.readouterr().err
     assert tree(root) == []
 
 

@@ -77,6 +77,7 @@ def test_json_is_ascii(capsys):
     assert json.loads(text) == {"key": EVIL, "bytes": {"hex": "00ff"}}
 
 
+@pytest.mark.attack(20)
 def test_errors_and_notes_are_one_safe_line(capsys):
     out = Output()
     out.error(EVIL, "org.example.Error")

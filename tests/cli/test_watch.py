@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from buswork.cli.exits import Exit
 
 PIPE = subprocess.PIPE
@@ -25,6 +27,7 @@ def test_changes_as_lines(bus):
     ]
 
 
+@pytest.mark.attack(21)
 def test_a_command_for_each_change(bus):
     value = "$(touch /tmp/never); `id`"
     bus.run("store", "set", "a", value)

@@ -2,15 +2,14 @@ import pytest
 
 from buswork.installation import changes, manifest
 from buswork.installation.changes import Verdict
-from buswork.installation.files import File, Link
-from buswork.installation.manifest import Manifest
+from buswork.installation.files import File, Link, place
+from buswork.installation.manifest import PATH, Manifest
 
-PATH = "/usr/share/buswork/manifest.json"
 WANTED = {"/usr/bin/a": File(b"a", 0o755), "/etc/b": File(b"b"), "/etc/c": Link("b")}
 
 
 def noted(root):
-    return manifest.load(root, PATH) or Manifest(PATH)
+    return manifest.load(root) or Manifest()
 
 
 def install(root, wanted=None, *, force=False, whole=True):
@@ -110,13 +109,56 @@ def test_what_was_removed_by_hand(tmp_path):
 
 
 def test_what_was_broken_off_is_taken_up(tmp_path):
-    """Here by a folder that can't be made; what was placed before is noted."""
+    """Here by a folder that can't be made."""
     (tmp_path / "etc").write_text("in the way")
     with pytest.raises(OSError, match="etc"):
         install(tmp_path)
-    assert list(noted(tmp_path).files) == ["/usr/bin/a"]
     (tmp_path / "etc").unlink()
     assert install(tmp_path) == {"/usr/bin/a": "same", "/etc/b": "new", "/etc/c": "new"}
+
+
+def killed_on_the_way(root, monkeypatch, wanted=None):
+    """Without a word of what was done: as by SIGKILL, or by a disk that is full."""
+
+    def killed(target, item):
+        if target.name == "c":
+            monkeypatch.setattr(Manifest, "save", lambda *_: None)
+            raise KeyboardInterrupt
+        return place(target, item)
+
+    with monkeypatch.context() as monkeypatch:
+        monkeypatch.setattr(changes, "place", killed)
+        with pytest.raises(KeyboardInterrupt):
+            install(root, wanted)
+
+
+def test_what_was_killed_can_be_undone(tmp_path, monkeypatch):
+    killed_on_the_way(tmp_path, monkeypatch)
+    assert (tmp_path / "etc/b").exists()
+    assert uninstall(tmp_path) == {"/usr/bin/a": "removed", "/etc/b": "removed"}
+    assert tree(tmp_path) == []
+
+
+def test_an_upgrade_that_was_killed_is_taken_up(tmp_path, monkeypatch):
+    install(tmp_path)
+    newer = {"/etc/b": File(b"newer"), "/etc/c": File(b"newer")}
+    killed_on_the_way(tmp_path, monkeypatch, newer)
+    found = install(tmp_path, newer)
+    assert found == {"/etc/b": "same", "/etc/c": "changed", "/usr/bin/a": "removed"}
+
+
+def test_two_at_once(tmp_path):
+    """Both have planned before either does anything."""
+    knowns = [Manifest(), Manifest()]
+    plans = [changes.plan(tmp_path, WANTED, known, force=False) for known in knowns]
+    for planned, known in zip(plans, knowns, strict=True):
+        changes.install(tmp_path, planned, known)
+    assert set(install(tmp_path).values()) == {"same"}
+    known = noted(tmp_path)
+    planned = list(changes.removal(tmp_path, known, list(known.files)))
+    changes.uninstall(tmp_path, planned, known)
+    changes.uninstall(tmp_path, planned, known)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_the_same_without_a_manifest_becomes_ours(tmp_path):
@@ -129,6 +171,6 @@ def test_the_same_without_a_manifest_becomes_ours(tmp_path):
 
 
 def test_a_plan_alone_does_nothing(tmp_path):
-    planned = changes.plan(tmp_path, WANTED, Manifest(PATH), force=False)
+    planned = changes.plan(tmp_path, WANTED, Manifest(), force=False)
     assert {change.verdict for change in planned} == {Verdict.NEW}
     assert tree(tmp_path) == []

@@ -175,13 +175,13 @@ def test_the_package_keeps_its_files(machine: Machine) -> None:
         done = machine.run(["buswork", command], check=False)
         assert done.returncode == 1
         assert "a package has installed it" in done.stderr
-    machine.run(["dpkg", "--verify", "buswork"])
     assert machine.run(["dpkg", "--verify", "buswork"]).stdout == ""
 
 
 def test_what_an_administrator_switched_off_stays_off(machine: Machine) -> None:
     assert {"/usr/bin/busworkd", "/usr/lib/buswork/buswork"} <= set(machine.left())
     machine.run(["systemctl", "disable", "--now", "buswork-fmr.socket"])
+    machine.run(["systemctl", "--global", "enable", "buswork-agent.socket"])
     before = machine.show(SERVICE, "MainPID")
     machine.run(["sh", "-c", "dpkg -i /opt/packages/buswork_*.deb"])
     assert machine.show("buswork-fmr.socket", "UnitFileState") == "disabled"
@@ -192,6 +192,7 @@ def test_removal_and_purge(machine: Machine) -> None:
     machine.apt("remove", "buswork")
     for unit in ("buswork.service", "buswork-store.socket", "buswork-doors.service"):
         assert machine.show(unit, "ActiveState") == "inactive"
+    assert machine.run(["ls", "/etc/systemd/user/sockets.target.wants"]).stdout.strip()
     assert "buswork" not in machine.run(["ls", "-A", "/run", "/tmp"]).stdout
     assert machine.written()["/var/lib/buswork"] == "d"
     assert machine.run(GET, "alice", check=False).returncode != 0

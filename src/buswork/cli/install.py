@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -17,13 +18,15 @@ from buswork.client import Client
 from buswork.installation import activation, changes, manifest, places, sources
 from buswork.installation.activation import Outcome, Step
 from buswork.installation.changes import Change, Verdict
-from buswork.installation.files import File
+from buswork.installation.files import File, below
 from buswork.installation.manifest import Manifest, ManifestError
 from buswork.installation.places import Layout
 from buswork.log import escaped
 
 SYSTEM = Path("/")
 MAKERS_OF_PAGES = ("argparse_manpage", "shtab")
+# What means nothing else to systemd, udev, pkg-config and the first line of a script.
+_PREFIX = re.compile(r"(/[\w.+-]+)+", re.ASCII)
 _COLORS = {Verdict.NEW: "green", Verdict.CHANGED: "yellow", Verdict.KEPT: "red"}
 
 
@@ -31,14 +34,16 @@ async def install(_: Client, options: argparse.Namespace, out: Output) -> int:
     job = _job(options, out)
     if not _may(job, out):
         return Exit.DENIED
-    before = _manifest(job) or Manifest(job.layout.manifest, package=options.package)
+    layout = _layout(options, job.root)
+    before = _manifest(job) or Manifest(package=options.package)
     if before.package and not options.package:
         raise InputError("a package has installed it; `apt upgrade` or the like renews it")
     pages = {} if options.no_pages else _pages(out)
-    ours = _shipped(options, out) | _programs(options) | pages
-    wanted = places.wanted(ours, job.layout)
+    ours = _programs(options) | _shipped(options, out) | pages
+    wanted = places.wanted(ours, layout)
     whole = bool(pages) and not options.no_programs
     job.plan(changes.plan(job.root, wanted, before, force=options.force, whole=whole))
+    before.prefix = layout.prefix
     if not job.dry:
         changes.install(job.root, job.changes, before)
     steps = list(activation.AFTER_INSTALL)
@@ -54,7 +59,7 @@ async def uninstall(_: Client, options: argparse.Namespace, out: Output) -> int:
         return Exit.DENIED
     noted = _manifest(job)
     if noted is None:
-        raise InputError(f"{job.layout.manifest} is not there: nothing to undo with this --prefix")
+        raise InputError(f"{manifest.PATH} is not there: nothing to undo")
     if noted.package:
         raise InputError("a package has installed it; `apt remove buswork` or the like removes it")
     job.tell_system(activation.BEFORE_REMOVAL)
@@ -73,7 +78,6 @@ async def uninstall(_: Client, options: argparse.Namespace, out: Output) -> int:
 @dataclass
 class _Job:
     root: Path
-    layout: Layout
     dry: bool
     out: Output
     changes: list[Change] = field(default_factory=list)
@@ -106,15 +110,18 @@ class _Job:
 
 
 def _job(options: argparse.Namespace, out: Output) -> _Job:
-    prefix = options.prefix.rstrip("/")
-    if not prefix.startswith("/") or any(c in prefix for c in " \t\n%\"'\\$"):
-        raise CommandError(f"--prefix {options.prefix} is no absolute path that units can have")
     root = Path(os.path.realpath(options.root))
     if not root.is_dir():
         raise InputError(f"--root {options.root} is no directory")
-    debian = (root / prefix.lstrip("/") / "share/zsh" / places.DEBIANS_ZSH).is_dir()
-    layout = Layout(prefix, places.DEBIANS_ZSH if debian else places.ZSH)
-    return _Job(root, layout, options.dry_run, out)
+    return _Job(root, options.dry_run, out)
+
+
+def _layout(options: argparse.Namespace, root: Path) -> Layout:
+    prefix = os.path.normpath(options.prefix)
+    if not _PREFIX.fullmatch(prefix):
+        raise CommandError(f"--prefix {options.prefix} is no absolute path that units can have")
+    debian = below(root, f"{prefix}/share/zsh/{places.DEBIANS_ZSH}").is_dir()
+    return Layout(prefix, places.DEBIANS_ZSH if debian else places.ZSH)
 
 
 def _may(job: _Job, out: Output) -> bool:
@@ -126,7 +133,7 @@ def _may(job: _Job, out: Output) -> bool:
 
 def _manifest(job: _Job) -> Manifest | None:
     try:
-        return manifest.load(job.root, job.layout.manifest)
+        return manifest.load(job.root)
     except ManifestError as error:
         raise InputError(str(error)) from None
 
@@ -145,8 +152,8 @@ def _programs(options: argparse.Namespace) -> dict[str, File]:
         return {}
     if options.python is None and (hidden := sources.hidden_from_the_daemon()):
         raise InputError(
-            f"{hidden} is out of the daemon's reach, who has its own user: install buswork into "
-            "/opt or the like (python3 -m venv /opt/buswork)"
+            f"{hidden} is out of the reach of the daemon, which has a user of its own. buswork and "
+            "its Python must be where all can read: /usr/bin/python3 -m venv /opt/buswork"
         )
     found = sources.programs(options.python or sys.executable, options.lib)
     if options.globstash is not None:

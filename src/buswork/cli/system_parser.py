@@ -33,12 +33,9 @@ def _add(
     return parser
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
+def _add_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", default="/", metavar="DIR", help="the system's root directory (default: /)"
-    )
-    parser.add_argument(
-        "--prefix", default="/usr", help="where the programs are, in its bin (default: /usr)"
     )
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="only print what would be done"
@@ -49,7 +46,10 @@ def _add_install(commands: Commands) -> None:
     parser = _add(
         commands, "install", "install.install", "make it part of the system", INSTALL_DESCRIPTION
     )
-    _add_places(parser)
+    _add_root(parser)
+    parser.add_argument(
+        "--prefix", default="/usr", help="where the programs are, in its bin (default: /usr)"
+    )
     parser.add_argument(
         "--force", action="store_true", help="overwrite what others made or changed, too"
     )
@@ -77,7 +77,7 @@ def _add_install(commands: Commands) -> None:
 
 def _add_uninstall(commands: Commands) -> None:
     parser = _add(commands, "uninstall", "install.uninstall", "undo install", UNINSTALL_DESCRIPTION)
-    _add_places(parser)
+    _add_root(parser)
     parser.add_argument(
         "--purge", action="store_true", help="remove also what the daemon keeps: /var/lib/buswork"
     )

@@ -12,6 +12,8 @@ from typing import NamedTuple
 SOCKETS = tuple(f"buswork-{name}.socket" for name in ("store", "fsct", "fmr", "ipc", "ipc-doors"))
 OFF_AT_FIRST = ("buswork-store-tmp.socket", "buswork-ipc-tmp.socket", "buswork-doors.socket")
 SERVICES = ("buswork.service", "buswork-appview.service", "buswork-doors.service")
+# What nobody but an administrator enables.
+ENABLED_BY_HAND = (*OFF_AT_FIRST, "buswork.service", "buswork-doors.service")
 OF_SESSIONS = ("buswork-agent.service", "buswork-agent.socket")
 PROFILES = tuple(
     f"/etc/apparmor.d/{name}" for name in ("busworkd", "buswork-doors", "buswork-appview")
@@ -71,16 +73,7 @@ ENABLE = (
 
 BEFORE_REMOVAL = (
     Step(("systemctl", "stop", *SOCKETS, *OFF_AT_FIRST, *SERVICES), (_SYSTEMD,)),
-    Step(
-        (
-            "systemctl",
-            "disable",
-            *SOCKETS,
-            *OFF_AT_FIRST,
-            "buswork.service",
-            "buswork-doors.service",
-        )
-    ),
+    Step(("systemctl", "disable", *SOCKETS, *ENABLED_BY_HAND)),
     Step(("systemctl", "--global", "disable", *OF_SESSIONS)),
     *_apparmor("--remove"),
 )

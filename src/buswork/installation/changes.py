@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from buswork.installation.files import Item, below, has_mode, mark, place, remove_folders
-from buswork.installation.manifest import Manifest
+from buswork.installation.files import Item, below, has_rights, mark, place, remove_folders
+from buswork.installation.manifest import PATH, Manifest
 
 
 class Verdict(enum.StrEnum):
@@ -47,7 +47,7 @@ def _judged(root: Path, path: str, item: Item, manifest: Manifest, force: bool) 
     if present is None:
         return Change(path, Verdict.NEW, item)
     if present == item.mark:
-        verdict = Verdict.SAME if has_mode(target, item) else Verdict.CHANGED
+        verdict = Verdict.SAME if has_rights(target, item) else Verdict.CHANGED
         return Change(path, verdict, item)
     if present == ours or (force and not target.is_dir()):
         return Change(path, Verdict.CHANGED, item)
@@ -64,15 +64,19 @@ def removal(root: Path, manifest: Manifest, paths: list[str]) -> Iterator[Change
 
 
 def install(root: Path, changes: list[Change], manifest: Manifest) -> None:
-    """Does what was planned. What was done is noted even when something fails on the way."""
+    """Does what was planned. What is new is noted before, so a run that is killed can be undone;
+    the rest when it is done, even if something fails on the way."""
+    new = {change.path: change.item for change in changes if change.verdict is Verdict.NEW}
+    manifest.expect(root, {path: item.mark for path, item in new.items() if item is not None})
+    manifest.save(root)
     try:
         for change in changes:
             target = below(root, change.path)
             if change.verdict in (Verdict.NEW, Verdict.CHANGED):
                 assert change.item is not None
-                manifest.note_folders(root, place(target, change.item))
+                place(target, change.item)
             if change.verdict is Verdict.REMOVED:
-                target.unlink()
+                target.unlink(missing_ok=True)
                 del manifest.files[change.path]
             elif change.item is not None:
                 manifest.files[change.path] = change.item.mark
@@ -84,6 +88,6 @@ def uninstall(root: Path, changes: list[Change], manifest: Manifest) -> None:
     """Removes what was planned; what was kept is nobody's but its changer's from now on."""
     for change in changes:
         if change.verdict is Verdict.REMOVED:
-            below(root, change.path).unlink()
-    below(root, manifest.path).unlink()
+            below(root, change.path).unlink(missing_ok=True)
+    below(root, PATH).unlink(missing_ok=True)
     remove_folders([below(root, folder) for folder in manifest.folders])

@@ -53,19 +53,31 @@ def mark(target: Path) -> str | None:
         if stat.S_ISLNK(kind):
             return Link(os.readlink(target)).mark
         if stat.S_ISREG(kind):
-            return File(target.read_bytes()).mark
+            with open(target, "rb", opener=unwaited) as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError):
         return None
     return "neither a file nor a link"
 
 
-def has_mode(target: Path, item: Item) -> bool:
-    return isinstance(item, Link) or stat.S_IMODE(target.lstat().st_mode) == item.mode
+def unwaited(path: str, flags: int) -> int:
+    """For open(): what was put there meanwhile may be a link, or a pipe that nobody writes to."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def place(target: Path, item: Item) -> list[Path]:
-    """Puts it there: until it is whole, what was there stays. Returns folders that it made."""
-    made = make_folders(target.parent)
+def has_rights(target: Path, item: Item) -> bool:
+    """Whether nobody else can change it: the same bytes may be somebody's own file."""
+    if isinstance(item, Link):
+        return True
+    facts = target.lstat()
+    return stat.S_IMODE(facts.st_mode) == item.mode and facts.st_uid in (0, os.geteuid())
+
+
+def place(target: Path, item: Item) -> None:
+    """Puts it there: until it is whole, what was there stays."""
+    for folder in missing_folders(target.parent):
+        folder.mkdir(0o755, exist_ok=True)  # another run may have made it
+        folder.chmod(0o755)  # whatever the umask is
     # With a dot and without the ending, it is none that anybody would read.
     unfinished = Path(tempfile.mktemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -77,7 +89,6 @@ def place(target: Path, item: Item) -> list[Path]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    return made
 
 
 def _write(path: Path, file: File) -> None:
@@ -87,13 +98,9 @@ def _write(path: Path, file: File) -> None:
         os.fchmod(number, file.mode)
 
 
-def make_folders(folder: Path) -> list[Path]:
-    """Those that are missing down to this one; returns them."""
-    made = [] if folder.is_dir() else [*make_folders(folder.parent), folder]
-    if made:
-        folder.mkdir()
-        folder.chmod(0o755)  # whatever the umask is
-    return made
+def missing_folders(folder: Path) -> list[Path]:
+    """Those that are not there, down to this one."""
+    return [] if folder.is_dir() else [*missing_folders(folder.parent), folder]
 
 
 def remove_folders(folders: list[Path]) -> None:

@@ -70,11 +70,7 @@ class Layout:
     zsh: str = ZSH
 
     def folder(self, place: Place) -> str:
-        return place.folder.format(prefix=self.prefix.rstrip("/"), zsh=self.zsh)
-
-    @property
-    def manifest(self) -> str:
-        return f"{self.prefix.rstrip('/')}/share/buswork/manifest.json"
+        return place.folder.format(prefix=self.prefix, zsh=self.zsh)
 
 
 def wanted(sources: Sources, layout: Layout) -> dict[str, Item]:
@@ -101,7 +97,7 @@ def _belongs(name: str, place: Place) -> bool:
 def _placed(source: str, file: File, layout: Layout) -> tuple[str, File]:
     """The name and the content that a source has in the system."""
     folder, _, name = source.rpartition("/")
-    prefix = layout.prefix.rstrip("/").encode()
+    prefix = layout.prefix.encode()
     content = file.content
     if folder.startswith("systemd"):
         content = content.replace(b"/usr/bin/buswork", prefix + b"/bin/buswork")
