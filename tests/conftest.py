@@ -1,14 +1,18 @@
 """Which tests a machine can run, told by marker; what is skipped is summed up in one line each."""
 
+import compileall
 import os
 import shutil
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support import vm
 from support.alone import alone_with_processes
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 # How long an example takes says nothing on a busy machine; and the same tests are the same each
 # time, unless it is new examples that are wanted (--fuzz).
@@ -80,6 +84,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--fuzz"):  # the fuzzers read it when they are imported
         os.environ.setdefault("BUSWORK_FUZZ_EXAMPLES", "100000")
         settings.load_profile("calm")
+    if not hasattr(config, "workerinput"):
+        # Hundreds of processes are about to be started that may not write there themselves.
+        compileall.compile_dir(SOURCE, quiet=1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -95,6 +95,7 @@ async def test_a_no_names_the_action_and_is_logged(authority, polkit, caplog):
     assert authority.denials == 1
 
 
+@pytest.mark.attack(13)
 async def test_13_a_challenge_without_the_flag_opens_no_prompt(authority, polkit):
     polkit.rules[ACTION] = "challenge"
     with pytest.raises(InteractiveAuthorizationRequired, match=ACTION):
@@ -237,6 +238,7 @@ async def test_38_a_renewal_that_is_no_yes_lets_it_end(bus, authority, polkit, c
     assert authority.allowed_until(ALICE, ACTION) == 0
 
 
+@pytest.mark.attack(38)
 @pytest.mark.parametrize("rule", ["temporary", "challenge"])
 async def test_38_a_password_is_never_kept(authority, polkit, rule):
     polkit.rules[ACTION] = rule
@@ -246,6 +248,7 @@ async def test_38_a_password_is_never_kept(authority, polkit, rule):
         assert len(polkit.questions) == (number + 1) * (2 if rule == "challenge" else 1)
 
 
+@pytest.mark.attack(38)
 async def test_38_a_change_at_polkit_ends_what_is_kept(bus, authority, polkit):
     told = []
     authority.on_change(lambda: told.append(1))
@@ -297,6 +300,7 @@ async def test_29_what_is_kept_is_bounded(authority, polkit, monkeypatch):
 # Errors mean no (ATTACKS 5, 7)
 
 
+@pytest.mark.attack(7)
 @pytest.mark.parametrize("uid", [0, OWN_UID, UID])
 async def test_07_without_polkit_only_root_and_our_own_user_may(authority, polkit, uid):
     polkit.absent()
@@ -350,6 +354,7 @@ async def test_12_a_question_without_answer_times_out_and_is_cancelled(
     assert authority._plain == {}
 
 
+@pytest.mark.attack(12)
 async def test_12_a_prompt_without_answer_times_out_and_is_cancelled(
     bus, authority, polkit, monkeypatch
 ):
@@ -450,6 +455,7 @@ async def test_39_prompts_have_four_places_for_each_uid(bus, authority, polkit):
     assert authority._interactive.total() == 0
 
 
+@pytest.mark.attack(39)
 async def test_39_prompts_have_64_places_in_all_and_plain_questions_go_on(bus, authority, polkit):
     names = [f":2.{number}" for number in range(70)]
     bus.uids.update({name: 2000 + number // 4 for number, name in enumerate(names)})
@@ -464,6 +470,7 @@ async def test_39_prompts_have_64_places_in_all_and_plain_questions_go_on(bus, a
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.attack(39)
 async def test_39_plain_questions_have_32_places_and_wait_for_them(bus, authority, polkit):
     polkit.rules |= {f"{ACTION}{number}": "hang" for number in range(40)}
     tasks = [begin(authority, uid=number % 3, action=f"{ACTION}{number}") for number in range(40)]
@@ -569,6 +576,7 @@ async def test_01_a_process_that_ended_is_denied_whatever_was_kept(authority, po
         await authority.require_peer(peer, ACTION)
 
 
+@pytest.mark.attack(1)
 async def test_01_a_process_that_ends_during_the_question_is_denied(
     bus, authority, polkit, process
 ):
@@ -632,6 +640,7 @@ async def test_38_a_peers_yes_ends_as_well(authority, polkit, process, clock):
 # Quotas (ATTACKS 29, 30)
 
 
+@pytest.mark.attack(29)
 @pytest.mark.parametrize("kind", ["calls", "waiting_bytes", "objects", "watches", "descriptors"])
 def test_29_one_uid_has_what_the_limits_say_and_no_more(kind):
     quotas = Quotas(Limits())

@@ -54,6 +54,7 @@ async def far(world):
 # -- the contract --------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(18)
 def test_what_lasts_or_disturbs_has_a_right_of_its_own():
     for interface in (HUB, DEVICE):
         for name, method in load(interface).methods.items():

@@ -300,6 +300,7 @@ async def test_no_more_connections_than_it_has_places(server, relay, place, monk
         raw.close()
 
 
+@pytest.mark.attack(14)
 async def test_other_users_are_sent_away(server, relay, place, monkeypatch, caplog):
     monkeypatch.setattr(module, "peer_of", lambda sock: Credentials(1, 4711, 4711))
     with contextlib.closing(Raw(place)) as raw:

@@ -6,6 +6,7 @@ Short in a normal run; BUSWORK_FUZZ_EXAMPLES=100000 makes it long.
 import asyncio
 import os
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support import reference
@@ -19,6 +20,8 @@ from buswork.bus.contract import ContractError, parse
 from buswork.bus.library import InvalidSignatureError, variant
 from buswork.bus.message import FrameBuffer, ProtocolError, parse_fields
 from buswork.errors import LimitsExceeded
+
+pytestmark = pytest.mark.attack(26)
 
 EXAMPLES = int(os.environ.get("BUSWORK_FUZZ_EXAMPLES", "60"))
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 
 import msgpack
+import pytest
 from fuzz.fsct_contracts import (
     BLOBS,
     FSCT,
@@ -95,6 +96,7 @@ def some_set(generator):
     return spoilt(generator, b"\x05\x31" + total + generator.randbytes(1) + rest)
 
 
+@pytest.mark.attack(27)
 def test_hostile_descriptors():
     generator = random.Random(20250825)
     verdicts = Counter()

@@ -74,6 +74,7 @@ async def test_a_service_of_another_machine_is_dialled(world):
     world.hub.other_end.close()
 
 
+@pytest.mark.attack(25)
 @pytest.mark.parametrize("member", ["Connect", "OpenChannel", "Serve", "Dial"])
 @pytest.mark.parametrize(
     ("options", "words"),

@@ -35,6 +35,7 @@ async def test_who_has_what(world):
     assert (channel, service) == (f"{ROOT}/channels/1", f"{ROOT}/services/2")
 
 
+@pytest.mark.attack(34)
 async def test_nobody_else_may_use_it(world):
     channel, inner = await world.open(ALICE)
     service, served = await world.serve(ALICE)

@@ -48,7 +48,7 @@ from support.raw import (
     message,
 )
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.attack(26)]
 
 
 @pytest.fixture(scope="module", params=["daemon", "broker"])

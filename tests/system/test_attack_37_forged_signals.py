@@ -13,7 +13,7 @@ from support.machine import BUS_NAME, OPEN_POLICY, POLKIT_NAME, Daemon, Machine,
 from support.places import DAEMON, STORE, Lines, check_unharmed, get_key, set_key, store
 from support.raw import Crowd
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.attack(37)]
 
 DRIVER = "org.freedesktop.DBus"
 LOGIND = "org.freedesktop.login1"

@@ -185,6 +185,7 @@ def test_a_rule_that_loops_holds_up_only_its_own(
 # --- Prompts --------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(13)
 def test_attack_13_no_prompt_without_the_flag(machine: Machine, alice: Client) -> None:
     with Agent(machine, alice.pid, answer="yes") as agent:
         for call in (
@@ -258,6 +259,7 @@ def test_attack_12_who_leaves_takes_the_prompt_along(
     check_unharmed(machine, daemon, bob)
 
 
+@pytest.mark.attack(38)
 def test_attack_38_a_password_once_is_not_a_password_for_ever(
     machine: Machine, alice: Client
 ) -> None:
@@ -292,6 +294,7 @@ def test_what_polkit_keeps_ends_when_polkit_says(machine: Machine, alice: Client
         assert agent.wait_asked().action == CLEAR
 
 
+@pytest.mark.attack(13)
 def test_four_prompts_for_one_uid(machine: Machine, daemon: Daemon, bob: Client) -> None:
     """More at once are refused, before polkit is asked for them."""
     with Crowd(machine, "alice", 6) as crowd, Agent(machine, crowd.pid, answer="hang") as agent:
@@ -349,6 +352,7 @@ def test_list_clients_and_force_release(
         assert agent.wait_asked().action == OBSERVE
 
 
+@pytest.mark.attack(34)
 def test_attack_34_release_and_touch_by_others(alice: Client, bob: Client, root: Client) -> None:
     path = alice.call(*TOYS, "Make", "s", "hers").value
     thing = (path, toywing.THING)
@@ -371,6 +375,7 @@ def test_attack_34_release_and_touch_by_others(alice: Client, bob: Client, root:
         alice.call(*thing, "Touch")
 
 
+@pytest.mark.attack(19)
 def test_attack_19_what_not_everybody_may_read_is_not_broadcast(alice: Client, bob: Client) -> None:
     bob.add_match("type='signal',sender='org.buswork'")
     path = alice.call(*TOYS, "Make", "s", "hers").value
@@ -382,6 +387,7 @@ def test_attack_19_what_not_everybody_may_read_is_not_broadcast(alice: Client, b
     assert changed == [toywing.THING, {"Name": Variant("s", "hers")}, ["Secret"]]
 
 
+@pytest.mark.attack(11)
 def test_attack_11_the_thing_goes_while_the_prompt_is_open(
     machine: Machine, alice: Client, bob: Client
 ) -> None:
@@ -396,6 +402,7 @@ def test_attack_11_the_thing_goes_while_the_prompt_is_open(
             alice.end(ticket)
 
 
+@pytest.mark.attack(11)
 def test_attack_11_the_thing_changes_hands_while_the_prompt_is_open(
     machine: Machine, alice: Client, bob: Client
 ) -> None:
@@ -418,6 +425,7 @@ def test_attack_11_the_thing_changes_hands_while_the_prompt_is_open(
     assert bob.call(*thing, "Count").value == 0
 
 
+@pytest.mark.attack(39)
 def test_attack_39_hanging_prompts_use_up_no_slots(
     machine: Machine, daemon: Daemon, bob: Client
 ) -> None:
@@ -453,6 +461,7 @@ def test_attack_39_hanging_prompts_use_up_no_slots(
 # --- polkit is not well ---------------------------------------------------------------------------
 
 
+@pytest.mark.attack(7)
 def test_attack_07_polkit_absent_means_no(machine: Machine, alice: Client, root: Client) -> None:
     set_key(alice, "x", "1")
     machine.stop_polkit()
@@ -573,6 +582,7 @@ def puppet_machine() -> Iterator[tuple[Machine, Daemon, Puppet]]:
         puppet.close()
 
 
+@pytest.mark.attack(1)
 def test_attack_01_the_subject_is_the_unique_name(
     puppet_machine: tuple[Machine, Daemon, Puppet],
 ) -> None:
@@ -595,6 +605,7 @@ def test_attack_01_the_subject_is_the_unique_name(
             assert caller.answer(serial).error == DBUS_ERROR + error
 
 
+@pytest.mark.attack(38)
 def test_attack_38_only_a_plain_yes_is_kept(
     puppet_machine: tuple[Machine, Daemon, Puppet],
 ) -> None:
@@ -663,6 +674,7 @@ def test_attack_37_a_forged_changed_makes_no_questions(
         assert after.value["questions"] == before.value["questions"]
 
 
+@pytest.mark.attack(5)
 def test_attack_05_an_error_means_no(puppet_machine: tuple[Machine, Daemon, Puppet]) -> None:
     machine, daemon, puppet = puppet_machine
     with Crowd(machine, "alice", 1) as (one,), Crowd(machine, "root", 1) as (root,):
@@ -714,6 +726,7 @@ def test_attack_05_a_caller_who_leaves_during_the_question(
     check_unharmed(machine, daemon)
 
 
+@pytest.mark.attack(10)
 def test_attack_10_nothing_is_done_before_the_question(
     puppet_machine: tuple[Machine, Daemon, Puppet],
 ) -> None:
@@ -767,6 +780,7 @@ STANDARD = {
 }
 
 
+@pytest.mark.attack(9)
 def test_attack_09_every_member_asks_or_is_on_the_list(
     puppet_machine: tuple[Machine, Daemon, Puppet],
 ) -> None:

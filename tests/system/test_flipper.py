@@ -151,6 +151,7 @@ def test_who_is_in_the_group_may_use_boards_and_others_may_look(
             device(carol, BENCH, member, signature, *values)
 
 
+@pytest.mark.attack(25)
 def test_what_asks_for_more(alice: Client, root: Client) -> None:
     for member, signature, values, action in (
         ("Reset", "", [], "reset"),

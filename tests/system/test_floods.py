@@ -62,6 +62,7 @@ def _unharmed(machine: Machine, daemon: Daemon, bob: Client) -> Iterator[None]:
     assert get_key(bob, "bob's") == "key"
 
 
+@pytest.mark.attack(29)
 def test_attack_29_65_watches(machine: Machine, daemon: Daemon, bob: Client) -> None:
     before = descriptors(daemon)
     alice = machine.client("alice")
@@ -137,6 +138,7 @@ def test_calls_whose_callers_are_gone_count_no_longer_once_they_end(
         assert one.answer(serial).value == "gate"
 
 
+@pytest.mark.attack(29)
 def test_attack_29_257_objects(machine: Machine, bob: Client) -> None:
     alice = machine.client("alice")
     with Crowd(machine, "alice", 1) as (one,):
@@ -155,6 +157,7 @@ def test_attack_29_257_objects(machine: Machine, bob: Client) -> None:
     alice.close()
 
 
+@pytest.mark.attack(31)
 def test_attack_31_descriptors_that_nobody_asked_for(machine: Machine, daemon: Daemon) -> None:
     """Sixteen with each of 10,000 calls that take none: refused, closed, and none leaks."""
     before = descriptors(daemon)
@@ -188,6 +191,7 @@ def test_attack_31_descriptors_that_nobody_asked_for(machine: Machine, daemon: D
     eventually(lambda: len(descriptors(daemon)) == len(before))
 
 
+@pytest.mark.attack(31)
 def test_attack_31_descriptors_in_and_out(machine: Machine, daemon: Daemon) -> None:
     """Those that a method takes are closed after it, whether it used them or not."""
     before = descriptors(daemon)
@@ -225,6 +229,7 @@ def test_attack_32_a_caller_that_reads_no_answers(
     set_key(bob, "big", "")
 
 
+@pytest.mark.attack(32)
 def test_attack_32_several_callers_that_read_no_answers(machine: Machine, bob: Client) -> None:
     """dbus-daemon reads no more from a sender of whom 127 MiB wait to be delivered
     (max_incoming_bytes), so two callers who do not read could silence us for everybody."""
@@ -274,6 +279,7 @@ def lease_a_key_each(connections: list[Raw]) -> list[Heard]:
     return answers
 
 
+@pytest.mark.attack(33)
 def test_attack_33_match_rules_go_with_what_they_are_for(machine: Machine, bob: Client) -> None:
     """The bus lets us have 512; a thousand callers who held something come and go."""
     for _ in range(16):

@@ -123,6 +123,7 @@ def test_from_a_call_to_the_display_and_dark_again(alice: Client, root: Client) 
     eventually(lambda: display(root)[0] in ("· Unknown", "(off)"))
 
 
+@pytest.mark.attack(35)
 def test_a_player_ends_with_its_caller(alice: Client, bob: Client) -> None:
     mine = register(alice)
     his = register(bob)
@@ -204,6 +205,7 @@ def test_who_does_not_sit_here_does_not_choose(alice: Client) -> None:
             driver(alice, member, signature, *values)
 
 
+@pytest.mark.attack(34)
 def test_players_of_others_are_theirs(alice: Client, bob: Client) -> None:
     his = register(bob)
     say(bob, his, "his song")

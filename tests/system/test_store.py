@@ -191,6 +191,7 @@ def test_calls_of_one_sender_take_effect_in_order(key: str, machine: Machine) ->
 # --- Private keys ---------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(19)
 def test_private_keys(machine: Machine, alice: Client, bob: Client, root: Client) -> None:
     mine = f"~{machine.uid('alice')}/diary"
     set_key(alice, mine, "dear diary")
@@ -263,6 +264,7 @@ def test_a_later_set_takes_the_ttl_away(key: str, alice: Client) -> None:
         ]
 
 
+@pytest.mark.attack(25)
 @pytest.mark.parametrize(
     "options",
     [
@@ -483,6 +485,7 @@ def test_limits_can_be_read(alice: Client) -> None:
             )
 
 
+@pytest.mark.attack(30)
 def test_keys_and_values_have_a_size(key: str, alice: Client) -> None:
     longest = "k" * 1024
     set_key(alice, longest, "x")
@@ -507,6 +510,7 @@ def fresh() -> Iterator[tuple[Machine, Daemon]]:
         yield machine, machine.start_daemon()
 
 
+@pytest.mark.attack(30)
 def test_attack_30_one_uid_fills_the_store(fresh: tuple[Machine, Daemon]) -> None:
     machine, daemon = fresh
     alice, bob = machine.client("alice"), machine.client("bob")
@@ -537,6 +541,7 @@ def test_attack_30_one_uid_fills_the_store(fresh: tuple[Machine, Daemon]) -> Non
     check_unharmed(machine, daemon, alice, bob)
 
 
+@pytest.mark.attack(45)
 def test_replies_over_16_mib(fresh: tuple[Machine, Daemon]) -> None:
     machine, daemon = fresh
     alice, bob = machine.client("alice"), machine.client("bob")
@@ -551,6 +556,7 @@ def test_replies_over_16_mib(fresh: tuple[Machine, Daemon]) -> None:
     check_unharmed(machine, daemon, alice, bob)
 
 
+@pytest.mark.attack(32)
 def test_a_reader_that_falls_behind_is_cut_off(fresh: tuple[Machine, Daemon]) -> None:
     """Attack 32: by bytes and by changes; whoever reads gets everything meanwhile."""
     machine, daemon = fresh

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support import sandboxes
 from support.container import HOME, PROJECT, REPOSITORY, Container, ContainerError
 from support.places import eventually
 
@@ -163,6 +164,41 @@ def test_it_has_no_rights_of_its_own(container: Container) -> None:
     assert status["Seccomp"] == "2"
 
 
+# Of what sandbox_probe.py tries, what each of them is left, because it needs it.
+EVERYBODY_HAS = {"unix socket", "file of its own", "the null device"}
+IS_LEFT = {
+    SERVICE: EVERYBODY_HAS | {"netlink socket"},
+    "buswork-doors.service": EVERYBODY_HAS | {"netlink socket", "internet socket"},
+    "buswork-appview.service": EVERYBODY_HAS | {"the first process", "a program that runs as we"},
+}
+
+
+@pytest.fixture(scope="module")
+def probe(booted: Container) -> list[str]:
+    """A command that tries it, and prints how each ends."""
+    folder = "/srv/everybodys"
+    booted.run(["mkdir", "--mode=1777", folder])
+    booted.run(["mknod", "--mode=666", f"{folder}/device", "c", "10", "229"])
+    booted.run(["install", "--mode=4755", "/usr/bin/id", folder])
+    booted.run(["touch", "/tmp/of-others"])
+    booted.run(["ip", "address", "add", "192.0.2.1/32", "dev", "lo"])
+    return [f"{HOME}/bin/python", f"{PROJECT}/tests/support/sandbox_probe.py", folder]
+
+
+@pytest.mark.parametrize("unit", IS_LEFT)
+def test_sandboxes_leave_what_is_needed_and_no_more(
+    booted: Container, probe: list[str], unit: str
+) -> None:
+    """A program in the place of the service's own; and once more without a sandbox, as the user
+    and with the capabilities of the service."""
+    inside = json.loads(sandboxes.run(booted, sandboxes.properties(unit), probe))
+    assert {what for what, how in inside.items() if how == "done"} == IS_LEFT[unit], inside
+    outside = json.loads(sandboxes.run(booted, sandboxes.identity(unit), probe))
+    mounts = "CAP_SYS_ADMIN" in dict(sandboxes.identity(unit))["AmbientCapabilities"]
+    assert outside == dict.fromkeys(outside, "done") | ({} if mounts else {"a mount": "EPERM"})
+
+
+@pytest.mark.attack(40)
 def test_peers_are_who_they_are(container: Container) -> None:
     for user in ("alice", "bob"):
         set_(container, "key", user, user)
@@ -199,10 +235,11 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 def test_the_faster_globstash_takes_the_place_of_the_other(container: Container) -> None:
-    """By README's command. What it replaces is a link, which must not lead the compiler astray."""
-    command = re.search(r"`(cc .*globstash)`", (REPOSITORY / "README.md").read_text())
+    """Built by README's command."""
+    command = re.search(r"`(cc .*) -o \S*globstash`", (REPOSITORY / "README.md").read_text())
     assert command
-    container.run(["sh", "-euc", command[1]], cwd=PROJECT)
+    container.run(["sh", "-euc", f"{command[1]} -o /tmp/globstash"], cwd=PROJECT)
+    container.run(["install", "/tmp/globstash", "/usr/bin/"])
     try:
         assert "ELF" in container.run(["head", "-c4", "/usr/bin/globstash"]).stdout
         assert container.run(["head", "-c2", f"{HOME}/bin/globstash"]).stdout == "#!"

@@ -211,6 +211,7 @@ def test_the_original_is_asked_where_no_daemon_is(recorder, in_process, monkeypa
     assert in_process("-k", "k", "-a", "v", directory=recorder.directory) == (0, "", "")
 
 
+@pytest.mark.attack(28)
 @pytest.mark.parametrize("command", [["get"], ["set", "-a", "secret"]])
 def test_a_stranger_in_the_temporary_directory_gets_no_request(
     recorder, in_process, monkeypatch, command

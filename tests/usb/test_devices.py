@@ -63,6 +63,7 @@ def test_nonsense_is_passed_over():
     assert usb_version_of(b"\x12\x02" + bytes(16)) == 0
 
 
+@pytest.mark.attack(27)
 def test_no_device_has_interfaces_without_end():
     head = configuration(1)
     assert len(interfaces_of(1, head + SimInterface(0, 255).descriptors() * 9999)) == MAX_INTERFACES
@@ -83,6 +84,7 @@ def test_texts(data, text):
     assert text_of(data) == text
 
 
+@pytest.mark.attack(27)
 def test_texts_are_short():
     assert text_of(b"x" * 9999) == "x" * MAX_TEXT
     assert len(text_of("😀".encode() * 9999)) == MAX_TEXT

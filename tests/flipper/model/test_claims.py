@@ -50,6 +50,7 @@ def test_a_claim_is_granted_and_released():
     assert changed == ["usb:1-2"] * 2
 
 
+@pytest.mark.attack(34)
 @pytest.mark.parametrize("act", ["renew", "release", "lend"])
 @pytest.mark.parametrize(("token", "owner"), [("token", "two"), ("guess", "one"), ("", "two")])
 def test_only_its_owner_does_something_with_a_claim(act, token, owner):

@@ -233,6 +233,7 @@ def test_who_is_told_of_a_failure_may_try_again():
     assert [each.result for each in again] == [None, None]
 
 
+@pytest.mark.attack(35)
 def test_a_board_that_went_ends_everything_at_once():
     bench = Bench()
     told = [bench.ask(owner, job(bench, 2)) for owner in ("one", "one", "two")]

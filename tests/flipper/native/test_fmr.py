@@ -306,6 +306,7 @@ async def test_a_board_that_is_named_may_come_later(house, carbon):
     assert (carbon.led.colour, second.led.colour) == ((0, 0, 0), (1, 2, 3))
 
 
+@pytest.mark.attack(4)
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -337,6 +338,7 @@ async def test_only_the_first_message_names_a_board(house, carbon):
     assert (await greeted(program, b"board carbon-1-1\n"))[4] == number(Error.E_CHECKSUM)
 
 
+@pytest.mark.attack(14)
 async def test_a_door_speaks_for_users(tmp_path):
     house = House(tmp_path, doors={UID})
     await house.sessions.start()

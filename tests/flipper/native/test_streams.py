@@ -124,6 +124,7 @@ async def test_who_gives_up_leaves_nothing(streams, ends):
     assert not asyncio.get_running_loop().remove_reader(reader.fileno())
 
 
+@pytest.mark.attack(23)
 async def test_the_wrong_end(streams):
     reader, writer = os.pipe()
     try:
@@ -138,6 +139,7 @@ async def test_the_wrong_end(streams):
         os.close(writer)
 
 
+@pytest.mark.attack(22, 23)
 @pytest.mark.parametrize(
     "what",
     ["datagrams", "packets", "directory", "terminal", "path", "path of a socket", "event"],

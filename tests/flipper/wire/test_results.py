@@ -34,6 +34,7 @@ def test_results_come_back(generation, value, error):
     assert parse_result(encoded.ljust(64, b"\xaa"), generation) == (value, error)
 
 
+@pytest.mark.attack(27)
 @pytest.mark.parametrize("generation", Generation)
 @pytest.mark.parametrize("size", [0, 1, 4, 6, 8, 10, 63, 65, 128])
 def test_what_is_no_result_is_refused(generation, size):

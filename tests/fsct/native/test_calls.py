@@ -46,6 +46,7 @@ def facts(house):
     return players, driver.preferred
 
 
+@pytest.mark.attack(18)
 @pytest.mark.parametrize("whose", ["own", "others"])
 @pytest.mark.parametrize("method", OWN)
 async def test_what_is_asked_of_polkit(house, client, method, whose):

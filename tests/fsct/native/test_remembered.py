@@ -229,6 +229,7 @@ async def test_a_fifo_in_place_of_the_draft_holds_nobody_up(tmp_path, caplog):
     assert not readers, "it waited for a reader"
 
 
+@pytest.mark.attack(28)
 async def test_a_link_in_place_of_the_draft_is_not_followed(tmp_path, caplog):
     target = tmp_path / "target"
     target.write_text("precious")

@@ -49,6 +49,7 @@ def bos(*capabilities, count=None, total=None):
     return bytes((5, 0x0F, total & 0xFF, total >> 8, len(capabilities) if count is None else count))+rest  # noqa: E501  # fmt: skip
 
 
+@pytest.mark.attack(27)
 @pytest.mark.parametrize(
     ("data", "error"),
     [

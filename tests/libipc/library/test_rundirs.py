@@ -269,6 +269,7 @@ def test_who_holds_the_lock_has_the_name(take, tmp_path):
             take(form=Form.ZIG)
 
 
+@pytest.mark.attack(28)
 def test_a_lock_that_is_a_link_is_not_opened(take, tmp_path):
     (tmp_path / "pong.lock").symlink_to(tmp_path / "made")
     with pytest.raises(NotAllowed):

@@ -175,6 +175,7 @@ async def test_a_c_client_connects_by_itself_then(town, asking):
 # Who may
 
 
+@pytest.mark.attack(42)
 @pytest.mark.parametrize("form", Form)
 async def test_42_a_client_gets_only_what_it_might_connect_to(town, asking, form, monkeypatch):
     service = town.service("zong", directory_of(town, form), mode=0o755)

@@ -75,12 +75,14 @@ async def test_nobody_listens_any_more(place, serve):
         await connected(place)
 
 
+@pytest.mark.attack(42)
 async def test_42_whom_the_mode_refuses_the_daemon_does_not_connect(place, serve):
     serve(mode=0o755)
     with pytest.raises(NotAllowed, match=rf"mode 0755, uid {UID}.*uid {STRANGER.uid}"):
         await connected(place, STRANGER)
 
 
+@pytest.mark.attack(42)
 async def test_42_whom_the_access_list_refuses_neither(place, serve):
     """That of the group says nothing, where there is a list: its bits are the mask."""
     service = serve(mode=0o760)
@@ -90,6 +92,7 @@ async def test_42_whom_the_access_list_refuses_neither(place, serve):
         await connected(place, Who(4712, frozenset((os.stat(service.path).st_gid,))))
 
 
+@pytest.mark.attack(42)
 async def test_42_nor_whom_a_directory_above_refuses(place, serve, tmp_path):
     serve()
     tmp_path.chmod(0o700)
@@ -99,6 +102,7 @@ async def test_42_nor_whom_a_directory_above_refuses(place, serve, tmp_path):
     (await connected(place, STRANGER)).close()
 
 
+@pytest.mark.attack(22)
 async def test_who_has_no_way_into_a_directory_does_not_learn_what_is_there(place):
     os.chmod(place.path, 0o1770)
     with pytest.raises(NotAllowed):
@@ -114,6 +118,7 @@ async def test_what_the_daemon_itself_may_not_is_not_allowed(place, serve):
     assert not service.accepted
 
 
+@pytest.mark.attack(22)
 async def test_no_link_is_followed(place, tmp_path):
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "other"))

@@ -14,6 +14,7 @@ def test_what_a_service_may_be_called(name):
     assert names.parse(name.encode()) == name
 
 
+@pytest.mark.attack(21)
 @pytest.mark.parametrize(
     ("name", "why"),
     [
