@@ -951,14 +951,16 @@ class Machine:
             raise MachineError(f"the daemon is ready without {name}; its log:\n{daemon.log()}")
         return daemon
 
-    def start_appview(self) -> Daemon:
-        """Starts buswork-appview as systemd would: as its user, with its capabilities alone."""
+    def start_appview(self, program: Sequence[str] = ()) -> Daemon:
+        """Starts buswork-appview as systemd would: as its user, with its capabilities alone.
+
+        `program` runs something else instead."""
         uid = self.uid(APPVIEW_USER)
         names = ",".join(f"+{name}" for name in APPVIEW_CAPABILITIES)
         command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         command += [f"--{kind}=-all,{names}" for kind in ("inh-caps", "ambient-caps")]
         command += [f"--bounding-set=-all,{names}", "--no-new-privs", "--"]
-        command += [sys.executable, "-m", "buswork.appviewd", "--bus", "system"]
+        command += program or [sys.executable, "-m", "buswork.appviewd", "--bus", "system"]
         return self.start_daemon(command=command, user="root", name=APPVIEW_NAME)
 
     def _popen_with_fds(

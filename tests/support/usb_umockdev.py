@@ -132,8 +132,7 @@ class Readiness:
     """
 
     def __init__(self, path):
-        os.mkfifo(f"{path}.pipe", 0o666)
-        os.rename(f"{path}.pipe", path)
+        os.mkfifo(path, 0o666)
         self.pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, PAGE_BYTES)
         self.is_ready = True
@@ -163,6 +162,7 @@ class Usbfs(UMockdev.IoctlBase):
         self.poll_ms = POLL_MS
         self.readiness = None
         self.telling = threading.Lock()
+        self.leaving = threading.Lock()
 
     def do_handle_ioctl(self, client):
         try:
@@ -243,7 +243,12 @@ class Usbfs(UMockdev.IoctlBase):
     # Transfers
 
     def submit(self, urb):
-        self.pending.append(urb)
+        with self.leaving:
+            self.pending.append(urb)
+            is_gone = self.is_gone
+        if is_gone:  # only just, and nobody else ends it
+            self.end(urb, -errno.ESHUTDOWN, b"")
+            return
         if urb.kind == CONTROL_URB:
             setup = Setup(*struct.unpack("<BBHHH", urb.sent()[:8]))
             outcome = self.device.transfer(
@@ -373,8 +378,10 @@ class Usbfs(UMockdev.IoctlBase):
         return None
 
     def leave(self):
-        self.is_gone = True
-        for urb in tuple(self.pending):
+        with self.leaving:
+            self.is_gone = True
+            left = tuple(self.pending)
+        for urb in left:
             self.end(urb, -errno.ESHUTDOWN, b"")
         for client in [each for waiting in self.reapers.values() for each in waiting]:
             client.complete(-1, errno.ENODEV)
@@ -424,10 +431,10 @@ class Kernel:
         node = f"/dev/bus/usb/001/{at:03}"
         usbfs = Usbfs(device, lambda: self.unplug(port))
         self.usbfs.append(usbfs)
+        usbfs.readiness = Readiness(self.testbed.get_root_dir() + node)
         self.testbed.attach_ioctl(node, usbfs)
         self.plugged[port] = (f"/sys{ROOT}/usb1/{port}", node, usbfs)
         self.testbed.add_from_string(description(device, port, at, properties or {}))
-        usbfs.readiness = Readiness(self.testbed.get_root_dir() + node)
         return at
 
     def unplug(self, port):
@@ -523,7 +530,7 @@ def description(device, port, at, properties):
         "product": product,
         "serial": serial,
     }
-    lines = [f"P: {ROOT}/usb1/{port}", f"N: bus/usb/001/{at:03}={descriptors}"]
+    lines = [f"P: {ROOT}/usb1/{port}"]  # its node is there already
     lines += [f"E: {name}={value}" for name, value in known.items()]
     lines += [f"A: {name}={value}\\n" for name, value in attributes.items() if value is not None]
     return "\n".join([*lines, f"H: descriptors={descriptors}"]) + "\n"

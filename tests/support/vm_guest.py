@@ -20,6 +20,7 @@ from typing import IO, Any
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "tests")]
 
+from buswork.sim.carbon import SimCarbon  # noqa: E402
 from buswork.sim.dac import SimDac  # noqa: E402
 from buswork.sim.device import (  # noqa: E402
     IN,
@@ -45,6 +46,12 @@ class Lookalike(SimDevice):
         super().__init__([SimInterface(0, 0xFF, 0x42, protocol)])
 
 
+class Neighbour(SimCarbon):
+    """Something else with the number that boards have."""
+
+    product_name = "Simulated something"
+
+
 class Old(SimDac):
     """A display as it can't be: USB 2.00 knows no BOS, which would say what it is."""
 
@@ -67,7 +74,14 @@ class Shy(SimDac):
         return super().transfer(setup, data)
 
 
-KINDS = {"dac": SimDac, "lookalike": Lookalike, "old": Old, "shy": Shy}
+KINDS = {
+    "board": SimCarbon,
+    "dac": SimDac,
+    "lookalike": Lookalike,
+    "neighbour": Neighbour,
+    "old": Old,
+    "shy": Shy,
+}
 
 
 class Guest:
@@ -124,6 +138,11 @@ class Guest:
         device = self._plugged[port].device
         assert isinstance(device, SimDac)
         return {"lines": device.lines(), "complaints": device.complaints}
+
+    def board(self, port: str) -> Any:
+        device = self._plugged[port].device
+        assert isinstance(device, SimCarbon)
+        return device.lines()
 
 
 def _faults(all_: list[dict[str, Any]]) -> list[Fault]:

@@ -13,16 +13,18 @@ import socket
 import struct
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from buswork.sim.device import IN, How, Outcome, Setup, SimDevice
 
 CONTROLLER = Path("/sys/devices/platform/vhci_hcd.0")
-SECONDS = 20.0
+SECONDS = 120.0
 
 SUBMIT, UNLINK, SUBMITTED, UNLINKED = 1, 2, 3, 4
 TO_HOST = 1
-HIGH_SPEED = 3
+FULL_SPEED, HIGH_SPEED = 2, 3
+BULK, HIGH_SPEED_PACKET = 2, 512
 FREE = "004"  # the state of a port in the controller's own table
 
 # Command, number, device, direction, endpoint; of a request then flags, length, three fields for
@@ -34,6 +36,26 @@ _ANSWER = struct.Struct(">5I5i8x")
 _UNLINK_ANSWER = struct.Struct(">5Ii24x")
 _SETUP = struct.Struct("<BBHHH")
 
+# How often a transfer that waits for its device is looked at: at first, and when it lasts.
+POLL_SECONDS, MAX_POLL_SECONDS = 0.005, 0.1
+
+
+@dataclass(eq=False)
+class _Transfer:
+    """One that the kernel has asked for."""
+
+    number: int
+    endpoint: int
+    length: int
+    left: bytes  # to be sent to the device
+    got: bytes = b""
+    is_settled: bool = False  # the device has had its say
+    hangs: bool = False
+
+    @property
+    def is_in(self) -> bool:
+        return bool(self.endpoint & IN)
+
 
 class Plugged:
     """A device that is plugged in."""
@@ -41,16 +63,16 @@ class Plugged:
     def __init__(self, device: SimDevice) -> None:
         self.device = device
         self._ours, theirs = socket.socketpair()
-        # Bytes wanted by reads of bulk and interrupt endpoints, and by those that never end.
-        self._pending: dict[int, tuple[int, int]] = {}
-        self._hanging: set[int] = set()
+        self._pending: dict[int, _Transfer] = {}  # by number, in their order
+        self._poll: threading.Timer | None = None
+        self._poll_seconds = POLL_SECONDS
         self._lock = threading.RLock()
         self._is_in = True
         device.power_on()
         with theirs:
             self._port = _free_port()
             threading.Thread(target=self._serve, daemon=True).start()
-            word = f"{self._port} {theirs.fileno()} {0x10000 | self._port + 1} {HIGH_SPEED}"
+            word = f"{self._port} {theirs.fileno()} {0x10000 | self._port + 1} {_speed(device)}"
             (CONTROLLER / "attach").write_text(word)
         self.syspath = self._find()
 
@@ -101,55 +123,96 @@ class Plugged:
     def _submit(
         self, number: int, endpoint: int, direction: int, length: int, setup: bytes, data: bytes
     ) -> None:
-        if endpoint == 0:
-            outcome = self.device.transfer(Setup(*_SETUP.unpack(setup)), data)
-        elif direction == TO_HOST:
-            outcome = self.device.read(endpoint | IN, length)
-        else:
-            outcome = self.device.write(endpoint, data)
+        address = endpoint | IN if direction == TO_HOST else endpoint
+        transfer = _Transfer(number, address, length, data)
         with self._lock:
-            self._pending[number] = (endpoint | IN if direction == TO_HOST else endpoint, length)
+            self._pending[number] = transfer
+            if endpoint == 0:
+                self._settle(transfer, self.device.transfer(Setup(*_SETUP.unpack(setup)), data))
+            self._poll_seconds = POLL_SECONDS
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """All endpoints as far as the device lets them; what still waits is looked at later."""
+        with self._lock:
+            if self._poll is not None:
+                self._poll.cancel()
+            while waiting := self._waiting():
+                moved = [self._move(transfer) for transfer in waiting]
+                if not any(moved):
+                    break
+            if waiting and self._is_in:
+                self._poll = threading.Timer(self._poll_seconds, self._go_on)
+                self._poll.daemon = True
+                self._poll.start()
+                self._poll_seconds = min(2 * self._poll_seconds, MAX_POLL_SECONDS)
+
+    def _waiting(self) -> list[_Transfer]:
+        """The first of each bulk or interrupt endpoint."""
+        first: dict[int, _Transfer] = {}
+        for transfer in self._pending.values():
+            if transfer.endpoint & ~IN:
+                first.setdefault(transfer.endpoint, transfer)
+        return [each for each in first.values() if not each.is_settled]
+
+    def _move(self, transfer: _Transfer) -> bool:
+        """Whether it is no longer in the way of the next one."""
+        if transfer.is_in:
+            wanted = transfer.length - len(transfer.got)
+            outcome = self.device.read(transfer.endpoint, wanted)
+            if outcome.how is How.DONE:
+                transfer.got += outcome.data
+                if self._is_more_to_come(transfer, len(outcome.data)):
+                    return False
+                outcome = outcome._replace(data=transfer.got)
+        else:
+            outcome = self.device.write(transfer.endpoint, transfer.left)
+            if outcome.how is How.PARTLY:
+                transfer.left = outcome.data
+        if outcome.how in (How.PARTLY, How.SILENCE):
+            return False
+        self._settle(transfer, outcome)
+        return True
+
+    def _is_more_to_come(self, transfer: _Transfer, came: int) -> bool:
+        """A short packet ends a transfer."""
+        ends = (end for each in self.device.interfaces for end in each.endpoints)
+        (size,) = (end.max_packet for end in ends if end.address == transfer.endpoint)
+        return 0 < came == came // size * size and len(transfer.got) < transfer.length
+
+    def _settle(self, transfer: _Transfer, outcome: Outcome) -> None:
+        transfer.is_settled = True
         if outcome.delay:
-            threading.Timer(outcome.delay, self._finish, (number, outcome)).start()
+            threading.Timer(outcome.delay, self._finish, (transfer, outcome)).start()
         else:
-            self._finish(number, outcome)
-        if endpoint != 0 and direction != TO_HOST:
-            self._read_again()
+            self._finish(transfer, outcome)
 
-    def _read_again(self) -> None:
-        """For reads that had nothing to read."""
+    def _finish(self, transfer: _Transfer, outcome: Outcome) -> None:
         with self._lock:
-            waiting = [(n, *want) for n, want in self._pending.items() if want[0] & ~IN]
-        for number, endpoint, length in waiting:
-            if endpoint & IN:
-                self._finish(number, self.device.read(endpoint, length))
-
-    def _finish(self, number: int, outcome: Outcome) -> None:
-        with self._lock:
-            if number not in self._pending or number in self._hanging:
+            if transfer.number not in self._pending:
                 return
             if outcome.how is How.HANG:
-                self._hanging.add(number)
+                transfer.hangs = True
             elif outcome.how is How.STALL:
-                self._end(number, -errno.EPIPE)
+                self._end(transfer, -errno.EPIPE)
             elif outcome.how is How.DONE:
-                self._end(number, 0, outcome.data)
+                self._end(transfer, 0, outcome.data)
         if outcome.how is How.VANISH:
             self.unplug()
 
-    def _end(self, number: int, status: int, data: bytes = b"") -> None:
-        endpoint, length = self._pending.pop(number)
-        is_in = bool(endpoint & IN)
-        done = len(data) if is_in else (length if status == 0 else 0)
-        head = _ANSWER.pack(SUBMITTED, number, 0, 0, 0, status, done, 0, 0, 0)
-        self._send(head + (data if is_in else b""))
+    def _end(self, transfer: _Transfer, status: int, data: bytes = b"") -> None:
+        del self._pending[transfer.number]
+        done = len(data) if transfer.is_in else (transfer.length if status == 0 else 0)
+        head = _ANSWER.pack(SUBMITTED, transfer.number, 0, 0, 0, status, done, 0, 0, 0)
+        self._send(head + (data if transfer.is_in else b""))
 
     def _take_back(self, answer_to: int, number: int) -> None:
         with self._lock:
-            if number in self._hanging:
+            transfer = self._pending.get(number)
+            if transfer is not None and transfer.hangs:
                 return
-            was_pending = self._pending.pop(number, None) is not None
-            status = -errno.ECONNRESET if was_pending else 0
+            self._pending.pop(number, None)
+            status = -errno.ECONNRESET if transfer is not None else 0
             self._send(_UNLINK_ANSWER.pack(UNLINKED, answer_to, 0, 0, 0, status))
 
     def _send(self, data: bytes) -> None:
@@ -157,6 +220,13 @@ class Plugged:
             self._ours.sendall(data)
         except OSError:  # unplugged
             pass
+
+
+def _speed(device: SimDevice) -> int:
+    """Bulk endpoints of the faster devices have packets of one size."""
+    ends = (end for each in device.interfaces for end in each.endpoints)
+    slow = any(end.attributes == BULK and end.max_packet < HIGH_SPEED_PACKET for end in ends)
+    return FULL_SPEED if slow else HIGH_SPEED
 
 
 def _free_port() -> int:

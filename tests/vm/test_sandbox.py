@@ -7,15 +7,13 @@ unit, once as they are and then with one of them changed.
 from __future__ import annotations
 
 import pytest
-from support.container import HOME, REPOSITORY
+from support import sandboxes
+from support.container import HOME
 from support.vm import Device, VirtualMachine
 
 pytestmark = pytest.mark.vm
 
-UNIT = REPOSITORY / "systemd/buswork.service"
-# What is about running a service, not about what it may do.
-OTHER = ("Type", "NotifyAccess", "BusName", "ExecStart", "Restart", "RestartSec", "WatchdogSec")
-OTHER += ("TimeoutStartSec", "TimeoutStopSec", "FileDescriptorStoreMax")
+UNIT = "buswork.service"
 
 # Says how opening a device ends.
 OPEN = """\
@@ -28,7 +26,7 @@ async def main():
     found = asyncio.Queue()
     discovery = UdevDiscovery()
     await discovery.start(found.put_nowait, lambda port: None)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         while (device := await found.get()).port != sys.argv[1]:
             pass
     discovery.stop()
@@ -46,21 +44,9 @@ except BusworkError as error:
 """
 
 
-def properties(**changes: str | None) -> list[tuple[str, str]]:
-    """Those of the shipped unit; None: without this one."""
-    section = UNIT.read_text().partition("\n[Service]\n")[2].partition("\n[")[0]
-    lines = (line for line in section.splitlines() if line and not line.startswith("#"))
-    shipped = [(name, value) for name, _, value in (line.partition("=") for line in lines)]
-    assert {name for name, _ in shipped} >= changes.keys() - {"PrivateDevices", "PrivateNetwork"}
-    kept = [each for each in shipped if each[0] not in OTHER and each[0] not in changes]
-    return kept + [(name, value) for name, value in changes.items() if value is not None]
-
-
 def opening(machine: VirtualMachine, device: Device, **changes: str | None) -> str:
-    command = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet"]
-    command += [f"--property={name}={value}" for name, value in properties(**changes)]
-    command += [f"{HOME}/bin/python", "-c", OPEN, device.port, "1"]
-    return machine.run(command).stdout.strip()
+    command = [f"{HOME}/bin/python", "-c", OPEN, device.port, "1"]
+    return sandboxes.run(machine, sandboxes.properties(UNIT, **changes), command)
 
 
 @pytest.fixture
@@ -69,8 +55,8 @@ def dac(idle: VirtualMachine) -> Device:
 
 
 def test_limits_are_the_kernels(machine: VirtualMachine) -> None:
-    group = "/sys/fs/cgroup" + machine.show("buswork.service", "ControlGroup")
-    wanted = dict(properties())
+    group = "/sys/fs/cgroup" + machine.show(UNIT, "ControlGroup")
+    wanted = dict(sandboxes.properties(UNIT))
     found = {
         name: int(machine.run(["cat", f"{group}/{file}"]).stdout)
         for name, file in (
@@ -110,7 +96,6 @@ def test_another_one_does_not(
 def test_too_much_memory_ends_it(idle: VirtualMachine) -> None:
     """With less than is shipped, so that the machine itself has more than that."""
     eat = "b = bytearray(256 << 20); print(len(b))"
-    command = ["systemd-run", "--pipe", "--wait", "--collect", "--quiet"]
-    command += [f"--property={name}={value}" for name, value in properties(MemoryMax="64M")]
+    command = sandboxes.command(sandboxes.properties(UNIT, MemoryMax="64M"))
     done = idle.run([*command, "/usr/bin/python3", "-c", eat], check=False)
     assert (done.returncode != 0, done.stdout) == (True, "")
