@@ -69,7 +69,8 @@ class Host:
         optional: its unit is off by default."""
         passed = (_listener(fd) for fd in self.passed.get(name, ()))
         found = [sock for sock in passed if sock is not None]
-        if self.has_manager and not (found or optional or self.places(Path())):
+        makes_its_own = self.socket_dirs is None or self.socket_dirs
+        if self.has_manager and not (found or optional or makes_its_own):
             self.lacks(f"{NOT_PASSED} {name!r}", logging.WARNING)
         return found
 

@@ -1,7 +1,9 @@
 """Tests of buswork.appview.face, on a scripted bus, with an inspector that answers at once."""
 
 import asyncio
+import gc
 import json
+import re
 
 import pytest
 from support.fakebus import DRIVER, ERROR, FakeBus, FakePolkit
@@ -15,11 +17,13 @@ from buswork.appview.face import (
     ROOT,
     Faces,
     InspectorFace,
+    ProcessFace,
     process_path,
 )
-from buswork.appview.model import Process, Processes, State
+from buswork.appview.model import Asker, Process, Processes, State
 from buswork.appview.wire import requests
 from buswork.appview.wire.requests import MOST_DEPTH
+from buswork.bus.caller import Call
 from buswork.bus.contract import load
 from buswork.bus.library import variant
 
@@ -68,31 +72,26 @@ class FakeInspector:
         process.owner = self.owners.get(process.pid, process.owner)
         return process.owner
 
-    def ask(self, process, uid, request):
-        return self._done(process, uid, request)
+    async def ask(self, process, asker, request):
+        return self._done(process, asker, request)
 
-    def set_configuration(self, process, uid, text):
-        return self._done(process, uid, "set", text, answer=None)
+    async def set_configuration(self, process, asker, text):
+        self._done(process, asker, "set", text)
 
-    def merge_configuration(self, process, uid, text):
-        return self._done(process, uid, "merge", text)
+    async def merge_configuration(self, process, asker, text):
+        return self._done(process, asker, "merge", text)
 
-    def attach(self, process, uid, settings):
-        return self._done(process, uid, "attach", settings, answer=None)
+    async def attach(self, process, asker, settings):
+        self._done(process, asker, "attach", settings)
 
-    def detach(self, process, uid):
-        return self._done(process, uid, "detach", answer=None)
+    async def detach(self, process, asker):
+        self._done(process, asker, "detach")
 
-    def _done(self, process, uid, *what, answer=...):
-        """At once, when it is called: the coroutine is only how the answer comes."""
-        self.asked.append((process.pid, uid, *what))
-
-        async def done():
-            if self.failure is not None:
-                raise self.failure
-            return self.answer if answer is ... else answer
-
-        return done()
+    def _done(self, process, asker, *what):
+        self.asked.append((process.pid, asker, *what))
+        if self.failure is not None:
+            raise self.failure
+        return self.answer
 
 
 class World:
@@ -159,14 +158,17 @@ def test_nothing_of_a_process_of_others_is_open():
 async def test_nobody_is_asked_about_his_own(world, member):
     answer = await world.process(ALICE, world.mine, member, *flat(TELLS.get(member)))
     assert answer.error == "", answer.values
-    assert world.inspector.asked[0][:2] == (11, ALICE_UID)
+    assert world.inspector.asked[0][:2] == (11, Asker(ALICE_UID, is_owner=True))
     assert not world.polkit.questions
 
 
 @pytest.mark.parametrize("member", [*ASKS, *TELLS])
 async def test_those_of_others_need_an_action(world, member):
     wanted, other = (INSPECT, CONFIGURE) if member in ASKS else (CONFIGURE, INSPECT)
-    for process, sender in ((world.mine, BOB), (world.roots, ALICE)):
+    for process, sender, sender_uid in (
+        (world.mine, BOB, BOB_UID),
+        (world.roots, ALICE, ALICE_UID),
+    ):
         world.allow(other)
         answer = await world.process(sender, process, member, *flat(TELLS.get(member)))
         assert answer.error == ERROR + "AccessDenied"
@@ -175,7 +177,8 @@ async def test_those_of_others_need_an_action(world, member):
         world.allow(wanted)
         answer = await world.process(sender, process, member, *flat(TELLS.get(member)))
         assert answer.error == "", answer.values
-        assert world.inspector.asked.pop()[0] == process.pid
+        asked = world.inspector.asked.pop()
+        assert asked[:2] == (process.pid, (sender_uid, False))
 
 
 async def test_whose_it_is_is_asked_afresh(world):
@@ -186,20 +189,30 @@ async def test_whose_it_is_is_asked_afresh(world):
     assert (await world.process(BOB, world.mine, "GetStatus")).error == ""
 
 
-async def test_as_whom_one_is_let_in_is_noted_at_once(world):
-    """Between the question whose it is and the note nothing else has its turn."""
-    began = []
+@pytest.mark.parametrize("member", [*ASKS, *TELLS])
+async def test_as_whom_one_is_let_in_is_noted_at_once(world, member):
+    """Another call may find at once that the process has become another program."""
     real = world.inspector.owner
 
     def owner(process):
-        began.append(len(world.inspector.asked))
-        asyncio.get_running_loop().call_soon(lambda: began.append(len(world.inspector.asked)))
+        asyncio.get_running_loop().call_soon(setattr, process, "owner", None)
         return real(process)
 
     world.inspector.owner = owner
-    assert (await world.process(ALICE, world.mine, "GetStatus")).error == ""
-    assert began[0] == 0
-    assert began[-1] == 1
+    answer = await world.process(ALICE, world.mine, member, *flat(TELLS.get(member)))
+    assert (answer.error, world.mine.owner) == ("", None)
+    assert world.inspector.asked[0][1].is_owner
+
+
+@pytest.mark.parametrize("member", [*ASKS, *TELLS])
+async def test_a_handler_that_is_not_begun_leaves_nothing(world, member):
+    """One for which there is no place is closed at once (and nothing may be left to be awaited)."""
+    process_face = ProcessFace(world.mine, world.inspector, asyncio.Lock())
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", member).lower()
+    _, *values = flat(TELLS.get(member))
+    getattr(process_face, name)(Call(ALICE, ALICE_UID, 0, ""), *values).close()
+    gc.collect()
+    assert world.inspector.asked == []
 
 
 def flat(signature_and_values):
@@ -303,7 +316,8 @@ async def test_each_question_has_its_request(world, member):
     values, text = answer.values
     assert values == {"status": variant("x", 200), "it": variant("s", "is")}
     assert text == '{"status":200,"it":"is"}'
-    assert world.inspector.asked == [(11, ALICE_UID, ASKS[member])]
+    ((_, _, request),) = world.inspector.asked
+    assert request is ASKS[member]
 
 
 async def test_what_is_told(world):

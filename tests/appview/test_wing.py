@@ -135,6 +135,19 @@ async def test_attaching_and_detaching_is_told(world):
     assert await world.get(viewed, "State") == "Active"
 
 
+async def test_what_a_killed_daemon_left_goes_at_the_start(world, monkeypatch, caplog):
+    looked = []
+
+    def remove_orphans(pids):
+        looked.append(pids())
+        return 2
+
+    monkeypatch.setattr(module, "remove_orphans", remove_orphans)
+    await world.start()
+    assert os.getpid() in looked[0]
+    assert "2 queues of a daemon that was killed" in caplog.text
+
+
 async def test_an_end_is_told_at_once(world):
     wing = await world.start()
     viewed = await world.viewed()

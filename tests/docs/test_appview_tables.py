@@ -12,19 +12,20 @@ from buswork.appview.model import State
 from buswork.appview.native import (
     commands,
     conversations,
+    finding,
     inspector,
     mqueue,
     pairs,
     processes,
     watching,
 )
-from buswork.appview.wire import frames, requests, shapes
-from buswork.appview.wire.configuration import DEFAULTS
+from buswork.appview.wire import configuration, frames, requests, shapes
 from buswork.errors import BusworkError
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guide-appview.md").read_text()
 TEXT = " ".join(GUIDE.split())
+PERIOD = configuration.DEFAULTS["libappview"]["summaryperiod"]
 QUEUES = 2 * mqueue.Attributes(conversations.MOST_MESSAGES, frames.FRAME_BYTES, 0).charged
 LIMITS = {
     "processes that are shown": (
@@ -43,9 +44,17 @@ LIMITS = {
     "a request": f"{frames.MOST_REQUEST_BYTES} bytes",
     "an answer": f"{frames.MOST_ANSWER_BYTES} bytes",
     "values in an answer, or in what is sent": f"{shapes.MOST_MARKS} commas and brackets",
+    "lists and objects in one another, in an answer": f"{requests.MOST_DEPTH}",
+    "mistakes that `BadConfiguration` names": f"the first {configuration.MOST_COMPLAINTS}",
     "an answer takes": (
         f"{conversations.ANSWER_SECONDS:.0f} seconds; in a scan {inspector.SCAN_SECONDS}, "
         f"and all of them together {inspector.WHOLE_SCAN_SECONDS:.0f}"
+    ),
+    "room for queues, or the end of another service's conversation, is waited for": (
+        f"{conversations.ROOM_SECONDS:.0f} second"
+    ),
+    "the rest after a look at all processes": (
+        f"as long as it took, and {finding.MOST_REST_SECONDS:.0f} second at the most"
     ),
     "a period that `Attach` and `Detach` wait for": f"{inspector.MOST_PERIOD_SECONDS} seconds",
     "how a process calls itself (`id`, `uuid`, `machine_id`)": f"{inspector.MOST_FACT} characters",
@@ -101,7 +110,7 @@ def test_the_rights_are_those_of_the_policy():
         f"after {conversations.ANSWER_SECONDS:.0f} seconds its queues are thrown away",
         f"at most {frames.MOST_REQUEST_BYTES} bytes",
         f"up to the period and {inspector.PATIENCE_SECONDS:.0f} seconds later",
-        f"(`libappview.summaryperiod`, {DEFAULTS['libappview']['summaryperiod']} seconds by",
+        f"(`libappview.summaryperiod`, {PERIOD} seconds by",
         f"which is room for {819_200 // QUEUES} conversations",
         f"0{pairs.ASK_MODE:o} and 0{pairs.ANSWER_MODE:o}, of the process's user",
     ],

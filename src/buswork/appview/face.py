@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol
 
-from buswork.appview.model import Added, Change, Changed, Process, Processes, Removed
+from buswork.appview.model import Added, Asker, Change, Changed, Process, Processes, Removed
 from buswork.appview.wire import requests
 from buswork.appview.wire.requests import JSON, Request
 from buswork.bus.caller import Call
@@ -22,13 +23,8 @@ NOBODYS = -1
 _INT64 = 1 << 63
 
 
-T = TypeVar("T")
-Doing = Coroutine[Any, Any, T]
-
-
 class Inspector(Protocol):
-    """Who asks processes; the native room does. Whether a caller is the owner of a process is
-    noted in the moment of the call, in which it was found that he may."""
+    """Who asks processes; the native room does."""
 
     @property
     def unreadable(self) -> int: ...
@@ -37,18 +33,20 @@ class Inspector(Protocol):
 
     def owner(self, process: Process) -> int | None: ...
 
-    def ask(self, process: Process, uid: int, request: Request) -> Doing[JSON]: ...
+    async def ask(self, process: Process, asker: Asker, request: Request) -> JSON: ...
 
-    def set_configuration(self, process: Process, uid: int, text: str) -> Doing[None]: ...
+    async def set_configuration(self, process: Process, asker: Asker, text: str) -> None: ...
 
-    def merge_configuration(self, process: Process, uid: int, text: str) -> Doing[JSON]: ...
+    async def merge_configuration(self, process: Process, asker: Asker, text: str) -> JSON: ...
 
-    def attach(self, process: Process, uid: int, settings: dict[str, str]) -> Doing[None]: ...
+    async def attach(self, process: Process, asker: Asker, settings: dict[str, str]) -> None: ...
 
-    def detach(self, process: Process, uid: int) -> Doing[None]: ...
+    async def detach(self, process: Process, asker: Asker) -> None: ...
 
 
 Answer = tuple[dict[str, Variant], str]
+Telling = Coroutine[Any, Any, None]
+Answering = Coroutine[Any, Any, Answer]
 
 
 def process_path(process: Process) -> str:
@@ -82,6 +80,9 @@ class InspectorFace(Face):
 
 
 class ProcessFace(Face):
+    """No handler of a method is a coroutine itself: whether a caller is the owner of the process is
+    noted in the moment of the call, in which it was found that he may."""
+
     interface = PROCESS
 
     def __init__(self, process: Process, inspector: Inspector, saying: asyncio.Lock) -> None:
@@ -99,26 +100,27 @@ class ProcessFace(Face):
 
     # -- asking --------------------------------------------------------------------------------
 
-    def get_supported_commands(self, call: Call) -> Doing[Answer]:
+    def get_supported_commands(self, call: Call) -> Answering:
         return self._asked(call, requests.SUPPORTED)
 
-    def get_status(self, call: Call) -> Doing[Answer]:
+    def get_status(self, call: Call) -> Answering:
         return self._asked(call, requests.STATUS)
 
-    def get_configuration(self, call: Call) -> Doing[Answer]:
+    def get_configuration(self, call: Call) -> Answering:
         return self._asked(call, requests.GET_CONFIGURATION)
 
-    def get_transport_status(self, call: Call) -> Doing[Answer]:
+    def get_transport_status(self, call: Call) -> Answering:
         return self._asked(call, requests.TRANSPORTS)
 
-    def get_process_details(self, call: Call) -> Doing[Answer]:
+    def get_process_details(self, call: Call) -> Answering:
         return self._asked(call, requests.DETAILS)
 
-    def _asked(self, call: Call, request: Request) -> Doing[Answer]:
-        return self._said(self._inspector.ask(self._process, call.uid, request))
+    def _asked(self, call: Call, request: Request) -> Answering:
+        asker = self._process.asker(call.uid)
+        return self._answered(partial(self._inspector.ask, self._process, asker, request))
 
-    async def _said(self, asking: Doing[JSON]) -> Answer:
-        answer = await asking
+    async def _answered(self, ask: Callable[[], Coroutine[Any, Any, JSON]]) -> Answer:
+        answer = await ask()
         async with self._saying:
             await asyncio.sleep(0)
             values = {_text(name): _value(value) for name, value in answer.items()}
@@ -126,17 +128,20 @@ class ProcessFace(Face):
 
     # -- changing ------------------------------------------------------------------------------
 
-    def set_configuration(self, call: Call, text: str) -> Doing[None]:
-        return self._inspector.set_configuration(self._process, call.uid, text)
+    def set_configuration(self, call: Call, text: str) -> Telling:
+        asker = self._process.asker(call.uid)
+        return self._inspector.set_configuration(self._process, asker, text)
 
-    def merge_configuration(self, call: Call, text: str) -> Doing[Answer]:
-        return self._said(self._inspector.merge_configuration(self._process, call.uid, text))
+    def merge_configuration(self, call: Call, text: str) -> Answering:
+        asker = self._process.asker(call.uid)
+        merge = self._inspector.merge_configuration
+        return self._answered(partial(merge, self._process, asker, text))
 
-    def attach(self, call: Call, settings: dict[str, str]) -> Doing[None]:
-        return self._inspector.attach(self._process, call.uid, settings)
+    def attach(self, call: Call, settings: dict[str, str]) -> Telling:
+        return self._inspector.attach(self._process, self._process.asker(call.uid), settings)
 
-    def detach(self, call: Call) -> Doing[None]:
-        return self._inspector.detach(self._process, call.uid)
+    def detach(self, call: Call) -> Telling:
+        return self._inspector.detach(self._process, self._process.asker(call.uid))
 
     # -- properties ----------------------------------------------------------------------------
 

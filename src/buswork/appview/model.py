@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 # Of a machine, at once: each is an object on the bus. And of a user, who leaves room for others.
 MAX_PROCESSES: Final = 4096
@@ -19,6 +19,13 @@ class State(StrEnum):
     LATENT = "Latent"
     ACTIVE = "Active"
     INERT = "Inert"
+
+
+class Asker(NamedTuple):
+    """Who wants something of a process, and whether he was let in because it is his."""
+
+    uid: int
+    is_owner: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -40,6 +47,9 @@ class Process:
     @property
     def is_viewed(self) -> bool:
         return self.state is State.ACTIVE
+
+    def asker(self, uid: int) -> Asker:
+        return Asker(uid, self.owner == uid)
 
 
 @dataclass(frozen=True, slots=True)

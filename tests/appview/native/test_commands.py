@@ -74,6 +74,13 @@ def test_a_file_until_it_is_read(file, path):
         assert not file.is_there()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_it_belongs_to_the_user_of_the_process(file, target, path):
+    target.uid, target.gid = 12345, 54321
+    with file.written(b"said", 1):
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+
 @pytest.mark.parametrize("kind", ["file", "directory", "pipe"])
 def test_what_is_there_is_left_alone(file, path, kind):
     {"file": path.touch, "directory": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()

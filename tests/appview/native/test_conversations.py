@@ -10,6 +10,7 @@ import pytest
 from appview.people import Viewed, descriptors, queues_of, until
 
 from buswork.appview import errors
+from buswork.appview.native import conversations as module
 from buswork.appview.native import mqueue
 from buswork.appview.native.conversations import Conversations, most_conversations
 from buswork.appview.native.pairs import ANSWER_MODE, ASK_MODE
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.processes
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 OTHER = 65534
+PATIENCE = 20.0
 
 
 @pytest.fixture
@@ -36,8 +38,8 @@ async def viewed():
     await viewed.kill()
 
 
-async def status(conversations, target):
-    async with conversations.speak(target, 0) as conversation:
+async def status(conversations, target, uid=0):
+    async with conversations.speak(target, uid) as conversation:
         return (await conversation.ask(requests.STATUS))["viewed"]
 
 
@@ -135,6 +137,27 @@ async def test_who_waits_for_one_may_ask_others(viewed):
     conversations.close()
 
 
+@pytest.mark.parametrize(("all_", "of_one", "next_uid"), [(64, 1, 1), (1, 64, 2)])
+async def test_so_many_at_once(viewed, monkeypatch, all_, of_one, next_uid):
+    """And who waits for a place of his own holds up nobody else."""
+    monkeypatch.setattr(module, "most_conversations", lambda: all_)
+    monkeypatch.setattr(module, "CONVERSATIONS_PER_UID", of_one)
+    conversations = Conversations(seconds=20)
+    people = [await Viewed.start() for _ in range(2)]
+    with viewed.held() as first, people[0].held() as second, people[1].held() as third:
+        async with conversations.speak(first, 1):
+            waiting = asyncio.create_task(status(conversations, second, next_uid))
+            await asyncio.wait((waiting,), timeout=0.05)
+            assert not waiting.done()
+            if all_ > 1:
+                async with asyncio.timeout(PATIENCE):
+                    assert await status(conversations, third, 2)
+        assert await waiting
+    for each in people:
+        await each.kill()
+    conversations.close()
+
+
 async def test_nothing_is_sent_to_who_has_its_number_by_now(conversations, viewed):
     with viewed.held() as target:
         async with conversations.speak(target, 0) as conversation:
@@ -229,6 +252,23 @@ async def test_a_late_answer_reaches_nobody():
         conversations.close()
 
 
+async def test_what_a_process_answered_before_it_ended_counts(conversations, viewed, monkeypatch):
+    loop = asyncio.get_running_loop()
+    real = loop.add_reader
+
+    def add_reader(fd, *rest):
+        if fd == target.pidfd:  # which is looked at first
+            real(fd, *rest)
+
+    monkeypatch.setattr(loop, "add_reader", add_reader)
+    with viewed.held() as target:
+        async with conversations.speak(target, 0) as conversation:
+            asking = asyncio.create_task(conversation.ask(requests.STATUS))
+            await until(lambda: mqueue.attributes(conversation._pair.answer.fileno()).waiting)
+            os.kill(viewed.pid, 9)
+            assert (await asking)["viewed"]
+
+
 async def test_a_process_that_ends_between_frames(conversations, viewed):
     """It is stopped while a long request is on its way, so that this can't have gone through."""
     payload = json.dumps({"req": 3, "cfg": {"tags": {"a": "x" * 200_000}}}).encode()
@@ -291,8 +331,32 @@ async def test_two_services_take_turns(conversations, viewed):
     other.close()
 
 
+async def test_who_gives_up_on_the_way_waits_for_the_return(conversations, viewed, monkeypatch):
+    """What he has open is needed there."""
+    began, ends = [], asyncio.Event()
+
+    async def run(namespace_fd, work):
+        began.append(work)
+        await ends.wait()
+        work()
+
+    monkeypatch.setattr(conversations, "_home", None)
+    monkeypatch.setattr(conversations._traveller, "run", run)
+    with viewed.held() as target:
+        asking = asyncio.create_task(status(conversations, target))
+        await until(lambda: began)
+        asking.cancel()
+        await asyncio.wait((asking,), timeout=0.05)
+        assert len(began) == 1
+        assert not asking.done()
+        ends.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert queues_of(viewed.pid) == []
+
+
 async def test_nobody_waits_for_another_service_for_ever(conversations, viewed, monkeypatch):
-    monkeypatch.setattr("buswork.appview.native.conversations.ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(module, "ROOM_SECONDS", 0.01)
     other = Conversations(seconds=20)
     with viewed.held() as target:
         async with other.speak(target, 0) as first:
@@ -303,7 +367,7 @@ async def test_nobody_waits_for_another_service_for_ever(conversations, viewed, 
 
 
 async def test_no_room_for_queues(conversations, viewed, monkeypatch):
-    monkeypatch.setattr("buswork.appview.native.conversations.ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(module, "ROOM_SECONDS", 0.01)
 
     def refuse(*arguments):
         raise OSError(24, "Too many open files")

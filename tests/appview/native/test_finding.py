@@ -1,3 +1,4 @@
+import asyncio
 import os
 from dataclasses import replace
 
@@ -6,7 +7,7 @@ from appview.people import Viewed
 
 from buswork.appview.model import Added, Processes, Removed, State
 from buswork.appview.native import processes
-from buswork.appview.native.finding import Finder
+from buswork.appview.native.finding import MOST_REST_SECONDS, Finder
 
 pytestmark = pytest.mark.processes
 
@@ -52,6 +53,10 @@ async def test_everything(world):
     assert world.finder.seen(found[0]) is None
 
 
+async def test_a_look_is_followed_by_a_rest(world):
+    assert world.finder._rounds._most_rest == MOST_REST_SECONDS > 0
+
+
 async def test_one_that_was_attached_meanwhile(world, monkeypatch):
     viewed = await world.start("--state", "setup")
     await world.finder.look()
@@ -82,6 +87,32 @@ async def test_each_is_looked_at_twice(world, monkeypatch):
     for _ in range(3):
         await world.finder.look_for_new()
     assert [viewed.pid in each for each in looked_at] == [True, True, False]
+
+
+async def test_one_look_at_a_time(world, monkeypatch):
+    """Who began earlier and ended later would forget what the other has found."""
+    going, most = 0, 0
+
+    async def to_thread(work, *arguments):
+        nonlocal going, most
+        going += 1
+        most = max(most, going)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        going -= 1
+        return work(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    await asyncio.gather(world.finder.look(), world.finder.look_for_new(), world.finder.look())
+    assert most == 1
+
+
+async def test_the_service_is_none_of_them(world, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(processes, "pids", lambda: {os.getpid()})
+    monkeypatch.setattr(processes, "scan", lambda among: (looked_at.extend(among), ([], 0))[1])
+    await world.finder.look()
+    assert looked_at == []
 
 
 async def test_what_there_is_no_room_for_is_not_kept(world):

@@ -2,23 +2,29 @@ import asyncio
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from appview.people import Viewed, queues_of, until
 
 from buswork.appview import errors
-from buswork.appview.model import Added, Changed, Processes, Removed, State
+from buswork.appview.model import Added, Asker, Changed, Processes, Removed, State
 from buswork.appview.native import commands, inspector, owning, processes
-from buswork.appview.native.conversations import Conversation, Conversations
+from buswork.appview.native.conversations import (
+    MOST_LONG_MESSAGES,
+    Conversation,
+    Conversations,
+)
 from buswork.appview.native.inspector import Inspector
 from buswork.appview.wire import requests
 from buswork.errors import AccessDenied, InvalidArgs
 
 pytestmark = pytest.mark.processes
 
-
 OTHER = 65534
+# Who was let in as somebody who may ask those of others.
+ANYBODY = Asker(0, is_owner=False)
 
 
 class World:
@@ -85,10 +91,10 @@ async def test_one_that_has_gone(world):
     viewed, process = await world.start()
     await viewed.kill()
     with pytest.raises(errors.ProcessGone):
-        await world.inspector.ask(process, 0, requests.STATUS)
+        await world.inspector.ask(process, ANYBODY, requests.STATUS)
     await world.inspector.scan(0, of_all=True)
     with pytest.raises(errors.NoSuchProcess):
-        await world.inspector.ask(process, 0, requests.STATUS)
+        await world.inspector.ask(process, ANYBODY, requests.STATUS)
 
 
 async def test_one_that_has_ended_is_forgotten(world):
@@ -96,7 +102,7 @@ async def test_one_that_has_ended_is_forgotten(world):
     world.inspector.ended(process)
     assert world.changes[-1] == Removed(process)
     with pytest.raises(errors.NoSuchProcess):
-        await world.inspector.ask(process, 0, requests.STATUS)
+        await world.inspector.ask(process, ANYBODY, requests.STATUS)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
@@ -134,6 +140,7 @@ async def test_what_was_known_stays_of_who_is_not_reached(world, monkeypatch):
 
 async def test_what_a_process_says_of_itself(world, monkeypatch):
     async def ask(conversation, request):
+        assert conversation.seconds == inspector.SCAN_SECONDS
         return {
             "viewed": True,
             "uuid": "a\0b\ud800\x1b[2J",
@@ -156,6 +163,12 @@ async def test_ones_own(world, monkeypatch):
     assert world.inspector.owner(process) is None
 
 
+async def test_ones_own_with_other_rights_by_now(world, monkeypatch):
+    _, process = await world.start()
+    monkeypatch.setattr(processes, "look_again", lambda seen: replace(seen, uids=(1, 2, 3, 4)))
+    assert world.inspector.owner(process) is None
+
+
 async def test_one_that_is_just_ending(world, monkeypatch):
     """Whose it is does not show any more, and a moment later it is gone."""
     _, process = await world.start()
@@ -168,7 +181,7 @@ async def test_one_that_is_just_ending(world, monkeypatch):
     assert world.inspector.owner(process) == os.geteuid()
     monkeypatch.setattr(processes, "look_again", real)
     with pytest.raises(errors.ProcessGone):
-        await world.inspector.ask(process, os.geteuid(), requests.STATUS)
+        await world.inspector.ask(process, process.asker(os.geteuid()), requests.STATUS)
 
 
 async def test_who_had_one_that_has_ended_is_told_so(world):
@@ -176,50 +189,42 @@ async def test_who_had_one_that_has_ended_is_told_so(world):
     await viewed.kill()
     assert world.inspector.owner(process) == os.geteuid()
     with pytest.raises(errors.ProcessGone):
-        await world.inspector.ask(process, os.geteuid(), requests.STATUS)
-
-
-@pytest.mark.parametrize("how", ["ask", "command"])
-async def test_one_that_is_no_longer_ones_own(world, monkeypatch, how):
-    """The caller was let in because it was; meanwhile it has become a program with other rights."""
-    viewed, process = await world.start()
-    uid = os.geteuid()
-    monkeypatch.setattr(owning, "owner", lambda seen: None)
-    asked = {
-        "ask": lambda: world.inspector.ask(process, uid, requests.STATUS),
-        "command": lambda: world.inspector.detach(process, uid),
-    }
-    with pytest.raises(AccessDenied, match="another program"):
-        await asked[how]()
-    assert queues_of(viewed.pid) == []
-    # Who was let in as somebody who may ask those of others still is.
-    assert (await world.inspector.ask(process, uid, requests.STATUS))["viewed"]
+        await world.inspector.ask(process, process.asker(os.geteuid()), requests.STATUS)
 
 
 @pytest.mark.parametrize(
     "what",
     [
-        lambda inspector, process, uid: inspector.ask(process, uid, requests.STATUS),
-        lambda inspector, process, uid: inspector.set_configuration(process, uid, "{}"),
-        lambda inspector, process, uid: inspector.merge_configuration(process, uid, "{}"),
-        lambda inspector, process, uid: inspector.attach(process, uid, {}),
-        lambda inspector, process, uid: inspector.detach(process, uid),
+        lambda inspector, *who: inspector.ask(*who, requests.STATUS),
+        lambda inspector, *who: inspector.set_configuration(*who, "{}"),
+        lambda inspector, *who: inspector.merge_configuration(*who, "{}"),
+        lambda inspector, *who: inspector.attach(*who, {}),
+        lambda inspector, *who: inspector.detach(*who),
     ],
 )
 async def test_who_came_as_the_owner_stays_that(world, monkeypatch, what):
-    """Even if a call of somebody else is first to find out that he no longer is."""
+    """Meanwhile it has become a program with other rights, as somebody else's call has found."""
     viewed, process = await world.start()
-    asking = what(world.inspector, process, os.geteuid())
+    asker = process.asker(os.geteuid())
     monkeypatch.setattr(owning, "owner", lambda seen: None)
     assert world.inspector.owner(process) is None
     with pytest.raises(AccessDenied, match="another program"):
-        await asking
+        await what(world.inspector, process, asker)
     assert queues_of(viewed.pid) == []
+    assert (await world.inspector.ask(process, ANYBODY, requests.STATUS))["viewed"]
 
 
-async def test_one_that_becomes_another_program_between_two_requests(world, monkeypatch):
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda inspector, *who: inspector.merge_configuration(*who, '{"tags":{"a":"1"}}'),
+        lambda inspector, *who: inspector.detach(*who),
+    ],
+)
+async def test_one_that_becomes_another_program_meanwhile(world, monkeypatch, what):
+    """Between two requests, or between one and the file of commands."""
     _, process = await world.start()
-    uid = os.geteuid()
+    owner = process.asker(os.geteuid())
     asked, real = [], Conversation.ask
 
     async def ask(conversation, request, **fields):
@@ -229,8 +234,9 @@ async def test_one_that_becomes_another_program_between_two_requests(world, monk
         return answer
 
     monkeypatch.setattr(Conversation, "ask", ask)
+    monkeypatch.delattr(commands.CommandFile, "written")
     with pytest.raises(AccessDenied, match="another program"):
-        await world.inspector.merge_configuration(process, uid, '{"tags":{"a":"1"}}')
+        await what(world.inspector, process, owner)
     assert asked == [requests.GET_CONFIGURATION]
 
 
@@ -238,40 +244,67 @@ async def test_one_that_becomes_another_program_between_two_requests(world, monk
 
 
 async def current(world, process):
-    answer = await world.inspector.ask(process, 0, requests.GET_CONFIGURATION)
+    answer = await world.inspector.ask(process, ANYBODY, requests.GET_CONFIGURATION)
     return answer["cfg"]["current"]
 
 
 async def test_all_is_replaced(world):
     _, process = await world.start()
-    await world.inspector.set_configuration(process, 0, '{"tags":{"a":"1"}}')
-    await world.inspector.set_configuration(process, 0, '{"libappview":{"summaryperiod":4}}')
+    await world.inspector.set_configuration(process, ANYBODY, '{"tags":{"a":"1"}}')
+    await world.inspector.set_configuration(process, ANYBODY, '{"libappview":{"summaryperiod":4}}')
     found = await current(world, process)
     assert (found["tags"], found["libappview"]["summaryperiod"]) == ({}, 4)
 
 
 async def test_what_is_merged_comes_to_the_rest(world):
     _, process = await world.start()
-    await world.inspector.merge_configuration(process, 0, '{"tags":{"a":"1"}}')
+    await world.inspector.merge_configuration(process, ANYBODY, '{"tags":{"a":"1"}}')
     result = await world.inspector.merge_configuration(
-        process, 0, '{"tags":{"b":"2"},"libappview":{"summaryperiod":4}}'
+        process, ANYBODY, '{"tags":{"b":"2"},"libappview":{"summaryperiod":4}}'
     )
     assert result == await current(world, process)
     assert (result["tags"], result["libappview"]["summaryperiod"]) == ({"a": "1", "b": "2"}, 4)
 
 
 @pytest.mark.parametrize("how", ["set", "merge"])
+async def test_what_may_be_long_has_deep_queues(world, monkeypatch, how):
+    depths = []
+    real = Conversation.exchange
+
+    async def exchange(conversation, payload):
+        depths.append(conversation._pair.ask.attributes.most_messages)
+        return await real(conversation, payload)
+
+    _, process = await world.start()
+    monkeypatch.setattr(Conversation, "exchange", exchange)
+    await getattr(world.inspector, f"{how}_configuration")(process, ANYBODY, "{}")
+    assert set(depths) == {MOST_LONG_MESSAGES}
+
+
+@pytest.mark.parametrize("how", ["set", "merge"])
 async def test_protocols_do_not_kill(world, how):
     viewed, process = await world.start()
     change = getattr(world.inspector, f"{how}_configuration")
-    await change(process, 0, '{"protocol":[{"name":"a","regex":"^a"}]}')
-    await change(process, 0, json.dumps(await current(world, process)))
-    await change(process, 0, '{"protocol":[{"name":"b"}]}')
+    await change(process, ANYBODY, '{"protocol":[{"name":"a","regex":"^a"}]}')
+    await change(process, ANYBODY, json.dumps(await current(world, process)))
+    await change(process, ANYBODY, '{"protocol":[{"name":"b"}]}')
     names = [each["name"] for each in (await current(world, process))["protocol"]]
     assert names == ["a", "b"]
     with pytest.raises(errors.BadConfiguration, match="'a'"):
-        await change(process, 0, '{"protocol":[{"name":"a","regex":"^b"}]}')
+        await change(process, ANYBODY, '{"protocol":[{"name":"a","regex":"^b"}]}')
     assert viewed.process.returncode is None
+
+
+@pytest.mark.parametrize("how", ["set", "merge"])
+async def test_odd_protocols_of_a_process_are_left_to_it(world, monkeypatch, how):
+    async def odd(conversation):
+        return {"protocol": [5]}
+
+    _, process = await world.start()
+    monkeypatch.setattr(inspector, "_current", odd)
+    await getattr(world.inspector, f"{how}_configuration")(process, ANYBODY, '{"tags":{"a":"1"}}')
+    monkeypatch.undo()
+    assert (await current(world, process))["tags"] == {"a": "1"}
 
 
 @pytest.mark.parametrize("how", ["set", "merge"])
@@ -281,7 +314,7 @@ async def test_what_is_wrong_is_never_sent(world, how):
     change = getattr(world.inspector, f"{how}_configuration")
     for text in ('{"tags":{"a":1}}', "{", "[" * 100_000):
         with pytest.raises(errors.BadConfiguration):
-            await change(process, 0, text)
+            await change(process, ANYBODY, text)
 
 
 @pytest.mark.parametrize("how", ["set", "merge"])
@@ -289,7 +322,7 @@ async def test_too_long_a_configuration(world, how):
     _, process = await world.start()
     change = getattr(world.inspector, f"{how}_configuration")
     with pytest.raises(errors.BadConfiguration, match="1048575"):
-        await change(process, 0, json.dumps({"tags": {"a": "x" * 2**21}}))
+        await change(process, ANYBODY, json.dumps({"tags": {"a": "x" * 2**21}}))
     assert (await current(world, process))["tags"] == {}
 
 
@@ -302,9 +335,9 @@ def commands_of(viewed):
 
 async def test_there_and_back(world):
     viewed, process = await world.start("--period", "0.05")
-    await world.inspector.detach(process, 0)
+    await world.inspector.detach(process, ANYBODY)
     assert process.state is State.LATENT
-    await world.inspector.attach(process, 0, {"APPVIEW_TAG_SIMULATED": "yes"})
+    await world.inspector.attach(process, ANYBODY, {"APPVIEW_TAG_SIMULATED": "yes"})
     assert process.state is State.ACTIVE
     assert (await current(world, process))["tags"] == {"SIMULATED": "yes"}
     assert queues_of(viewed.pid) == []
@@ -330,9 +363,9 @@ async def test_two_files_never_have_the_same_second(world):
     _, process = await world.start("--period", "0.02")
     began = int(time.time())
     for _ in range(3):
-        await world.inspector.detach(process, 0)
+        await world.inspector.detach(process, ANYBODY)
         assert process.state is State.LATENT
-        await world.inspector.attach(process, 0, {})
+        await world.inspector.attach(process, ANYBODY, {})
         assert process.state is State.ACTIVE
     assert int(time.time()) - began < 6
 
@@ -340,36 +373,38 @@ async def test_two_files_never_have_the_same_second(world):
 async def test_one_that_was_never_begun(world):
     viewed, process = await world.start("--state", "setup")
     with pytest.raises(errors.Unsupported, match=f"appview attach {viewed.pid}"):
-        await world.inspector.attach(process, 0, {})
+        await world.inspector.attach(process, ANYBODY, {})
 
 
 async def test_settings_that_are_none(world):
     _, process = await world.start()
     with pytest.raises(InvalidArgs):
-        await world.inspector.attach(process, 0, {"LD_PRELOAD": "/x"})
+        await world.inspector.attach(process, ANYBODY, {"LD_PRELOAD": "/x"})
 
 
 async def test_one_that_does_not_answer(world, monkeypatch):
     viewed, process = await world.start("--fault", "mute")
     world.inspector._conversations.seconds = 0.05
     with pytest.raises(errors.NotAnswering, match=f"appview attach {viewed.pid}"):
-        await world.inspector.attach(process, 0, {})
+        await world.inspector.attach(process, ANYBODY, {})
 
 
 async def test_where_no_file_can_be(world, monkeypatch):
     viewed, process = await world.start()
     monkeypatch.setattr(commands, "DIRECTORY", "dev/null/shm")
     with pytest.raises(AccessDenied, match="Not a directory"):
-        await world.inspector.detach(process, 0)
+        await world.inspector.detach(process, ANYBODY)
     assert not commands_of(viewed).exists()
 
 
 async def test_a_file_that_is_not_read_goes(world, monkeypatch):
     monkeypatch.setattr(inspector, "PATIENCE_SECONDS", 0.1)
     viewed, process = await world.start("--period", "1000")
-    await world.inspector.merge_configuration(process, 0, '{"libappview":{"summaryperiod":1}}')
+    await world.inspector.merge_configuration(
+        process, ANYBODY, '{"libappview":{"summaryperiod":1}}'
+    )
     with pytest.raises(errors.NotAnswering, match="not read"):
-        await world.inspector.detach(process, 0)
+        await world.inspector.detach(process, ANYBODY)
     assert not commands_of(viewed).exists()
 
 
@@ -379,15 +414,27 @@ async def test_a_file_of_somebody_else(world):
     path.write_text("theirs")
     try:
         with pytest.raises(errors.FileTaken, match="already"):
-            await world.inspector.detach(process, 0)
+            await world.inspector.detach(process, ANYBODY)
         assert path.read_text() == "theirs"
     finally:
         path.unlink()
 
 
+async def test_a_process_that_ends_before_there_is_a_file(world, monkeypatch):
+    viewed, process = await world.start()
+
+    async def last_words(conversation):
+        await viewed.kill()
+        return {}
+
+    monkeypatch.setattr(inspector, "_current", last_words)
+    with pytest.raises(errors.ProcessGone):
+        await world.inspector.detach(process, ANYBODY)
+
+
 async def test_a_process_that_ends_meanwhile(world):
     viewed, process = await world.start("--period", "1000")
-    detaching = asyncio.create_task(world.inspector.detach(process, 0))
+    detaching = asyncio.create_task(world.inspector.detach(process, ANYBODY))
     path = commands_of(viewed)
     await until(path.exists)
     await viewed.kill()

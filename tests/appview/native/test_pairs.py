@@ -1,6 +1,7 @@
 import errno
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from appview.people import descriptors, queues_of
@@ -17,6 +18,9 @@ from buswork.appview.native.pairs import (
 )
 from buswork.appview.native.target import Target
 from buswork.errors import AccessDenied, LimitsExceeded
+
+# A service that starts, as those of other files do, removes such queues as well.
+pytestmark = pytest.mark.processes
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
 OTHER = 65534
@@ -86,6 +90,31 @@ def test_a_squatter_gets_nothing(pair, made, name, mode):
     mqueue.unlink(getattr(pair.target, name))
 
 
+@ROOT
+def test_what_is_not_finished_is_never_of_the_processs_user(target, made):
+    queue = made(target.ask_name, 0o600, OTHER)
+    pair = Pair(replace(target, uid=OTHER, gid=OTHER), 2)
+    with pytest.raises(errors.QueueTaken, match=f"uid {OTHER}"):
+        pair.open()
+    pair.remove()
+    assert os.fstat(queue.fileno()).st_nlink == 1
+    mqueue.unlink(target.ask_name)
+
+
+@ROOT
+def test_a_squatter_whose_queue_may_not_be_opened(pair, made, monkeypatch):
+    made(pair.target.answer_name, 0o600, OTHER)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(mqueue, "open_queue", refuse)
+    with pytest.raises(errors.QueueTaken, match=f"uid {OTHER}"):
+        pair.open()
+    monkeypatch.undo()
+    mqueue.unlink(pair.target.answer_name)
+
+
 @pytest.mark.parametrize("name", ["ask_name", "answer_name"])
 def test_what_has_the_name_by_now_is_left_alone(pair, made, name):
     """Ours belong to the user of the process, who may remove them."""
@@ -129,10 +158,12 @@ def test_a_look_takes_no_lock(pair, monkeypatch, name, flags):
         looks.append(pairs._looked_at(pair.target.answer_name, ANSWER_MODE)[1])
 
     monkeypatch.setattr(pairs.os, "fchmod", chmod)
-    looking = mqueue.create(getattr(pair.target, name), flags, 2, 100)
-    assert not pairs._is_locked(looking)
-    looking.close()
-    mqueue.unlink(getattr(pair.target, name))
+    name = getattr(pair.target, name)
+    lookers = [mqueue.create(name, flags, 2, 100), mqueue.open_queue(name, flags)]
+    assert not any(map(pairs._is_locked, lookers))
+    for each in lookers:
+        each.close()
+    mqueue.unlink(name)
     pair.open()
     assert looks == [True, True]
     with pytest.raises(InUse):
@@ -181,11 +212,28 @@ def orphans(monkeypatch):
 
 
 @ROOT
-def test_what_was_left_for_processes_that_are_gone_goes(orphans, target, made):
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_what_was_left_for_processes_that_are_gone_goes(orphans, target, made, is_finished):
     for name, mode in ENDS:
-        made(getattr(target, name), mode, OTHER)
+        made(getattr(target, name), *((mode, OTHER) if is_finished else (0o600,)))
     assert orphans(lambda: {NUMBER}) == 0
     assert orphans(set) == 2
+    assert queues_of(NUMBER) == []
+
+
+@ROOT
+def test_one_that_goes_meanwhile_does_not_keep_the_other(orphans, target, made, monkeypatch):
+    for name, mode in ENDS:
+        made(getattr(target, name), mode)
+    real = mqueue.unlink
+
+    def unlink(name):
+        monkeypatch.setattr(mqueue, "unlink", real)
+        real(name)
+        real(name)
+
+    monkeypatch.setattr(mqueue, "unlink", unlink)
+    assert orphans(set) == 1
     assert queues_of(NUMBER) == []
 
 

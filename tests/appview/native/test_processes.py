@@ -119,6 +119,16 @@ def test_a_command_that_is_no_text():
     assert said.endswith("???")
 
 
+CAPABILITIES = ["CapPrm", "CapEff", "CapInh", "CapAmb"]
+
+
+@pytest.mark.parametrize("kind", CAPABILITIES)
+def test_capabilities_of_every_kind_count(kind):
+    fields = {"Uid": b"1 1 1 1", "Gid": b"1 1 1 1", **dict.fromkeys(CAPABILITIES, b"0" * 16)}
+    assert not processes._rights(fields).has_capabilities
+    assert processes._rights({**fields, kind: b"0000000000200000"}).has_capabilities
+
+
 async def test_a_process_is_held_for_the_user_that_it_has_by_now(viewed):
     with held(replace(viewed.seen, uid=1, gid=2)) as target:
         assert (target.uid, target.gid) == (viewed.seen.uid, viewed.seen.gid)

@@ -62,6 +62,19 @@ async def test_a_round_that_fails_is_not_the_last():
             await failing.next()
 
 
+async def test_who_waits_while_a_round_fails_has_his_own():
+    work = Work()
+    (first,) = work.come()
+    await settle()
+    (later,) = work.come()
+    work.rounds._going.cancel()
+    work.ends.release()
+    await later
+    assert work.began == 2
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
 async def test_who_gives_up_takes_nobody_with_him():
     work = Work()
     first, second = work.come(2)

@@ -16,6 +16,7 @@ from buswork.appview.wire.frames import (
     Status,
     answer_frames,
     fault_frames,
+    first_object,
     request_frames,
 )
 
@@ -244,3 +245,7 @@ def test_an_empty_answer_is_one():
 def test_what_nobody_could_understand_is_answered_to_nobody():
     with pytest.raises(OtherAnswer):
         AnswerJoiner(7).feed(b'{"status":400,"uniq":-1,"remain":0}')
+
+
+def test_of_two_members_of_one_name_the_first_counts():
+    assert first_object(b' {"a":1,"b":2,"a":3} and more') == {"a": 1, "b": 2}

@@ -33,6 +33,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _OPENAT2: Final = 437
 _HOW = struct.Struct("QQQ")  # struct open_how: flags, mode, resolve
+# What must not happen, each said: no link of any kind, and nothing outside of where we begin.
 _RESOLVE: Final = 0x02 | 0x04 | 0x10  # NO_MAGICLINKS, NO_SYMLINKS, IN_ROOT
 
 

@@ -5,21 +5,21 @@ Rules
   the one that is meant: numbers are used again.
 * A configuration is looked at before anything is sent, and sent in the conversation in which the
   present one was read: nobody else speaks with the process in between.
-* What a caller may is settled when he is let in, so what asks and tells is no coroutine before that
-  is noted: whoever came as the owner of a process stays nothing but its owner.
+* What a caller may is settled when he is let in: whoever came as the owner of a process (Asker)
+  stays nothing but its owner.
 * A scan asks those that its caller sees, each on the account of its own user: many of one user that
   do not answer hold up nobody else's.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final
 
 from buswork.appview import errors
-from buswork.appview.model import Process, Processes, State
+from buswork.appview.model import Asker, Process, Processes, State
 from buswork.appview.native import commands, owning, processes
 from buswork.appview.native.commands import CommandFile
 from buswork.appview.native.conversations import (
@@ -29,7 +29,6 @@ from buswork.appview.native.conversations import (
     Conversations,
 )
 from buswork.appview.native.finding import Finder
-from buswork.appview.native.processes import Seen
 from buswork.appview.native.rounds import Rounds
 from buswork.appview.native.target import Target
 from buswork.appview.wire import configuration, requests
@@ -51,17 +50,6 @@ MOST_FACT: Final = 128
 LOOK_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 2.0
 MOST_PERIOD_SECONDS: Final = 600
-
-
-T = TypeVar("T")
-Doing = Coroutine[Any, Any, T]
-
-
-class _Asker(NamedTuple):
-    """Who wants something of a process, and whether he was let in because it is his."""
-
-    uid: int
-    is_owner: bool
 
 
 class Inspector:
@@ -129,7 +117,7 @@ class Inspector:
             self._known.learn(process, state=State.INERT)
 
     async def _learn(self, process: Process) -> None:
-        async with self._speaking(process, _Asker(process.uid, is_owner=False)) as conversation:
+        async with self._conversation(process, Asker(process.uid, is_owner=False)) as conversation:
             conversation.seconds = SCAN_SECONDS
             await self._learn_status(process, conversation)
             if not process.uuid:
@@ -167,31 +155,22 @@ class Inspector:
         self._known.learn(process, owner=owner)
         return owner
 
-    def ask(self, process: Process, uid: int, request: Request) -> Doing[JSON]:
-        return self._ask(process, _asker(process, uid), request)
-
-    async def _ask(self, process: Process, asker: _Asker, request: Request) -> JSON:
-        async with self._speaking(process, asker) as conversation:
+    async def ask(self, process: Process, asker: Asker, request: Request) -> JSON:
+        async with self._conversation(process, asker) as conversation:
             if request is requests.STATUS:
                 return await self._learn_status(process, conversation)
             return await conversation.ask(request)
 
-    def set_configuration(self, process: Process, uid: int, text: str) -> Doing[None]:
+    async def set_configuration(self, process: Process, asker: Asker, text: str) -> None:
         """All of it; what is left out goes back to its default, but for protocols."""
-        return self._set(process, _asker(process, uid), text)
-
-    async def _set(self, process: Process, asker: _Asker, text: str) -> None:
         wanted = _parsed(text)
-        async with self._speaking(process, asker, MOST_LONG_MESSAGES) as conversation:
+        async with self._conversation(process, asker, MOST_LONG_MESSAGES) as conversation:
             await self._send(conversation, wanted, await _current(conversation))
 
-    def merge_configuration(self, process: Process, uid: int, text: str) -> Doing[JSON]:
+    async def merge_configuration(self, process: Process, asker: Asker, text: str) -> JSON:
         """Only what is named changes. Returns what the process has now."""
-        return self._merge(process, _asker(process, uid), text)
-
-    async def _merge(self, process: Process, asker: _Asker, text: str) -> JSON:
         changes = _parsed(text)
-        async with self._speaking(process, asker, MOST_LONG_MESSAGES) as conversation:
+        async with self._conversation(process, asker, MOST_LONG_MESSAGES) as conversation:
             current = await _current(conversation)
             # What there are of protocols stays; those that are named come to them.
             wanted = configuration.merged({**current, "protocol": []}, changes)
@@ -209,39 +188,37 @@ class Inspector:
             raise errors.BadConfiguration(f"it is too long: {error}") from error
 
     @asynccontextmanager
-    async def _speaking(
-        self, process: Process, asker: _Asker, most_messages: int = MOST_MESSAGES
+    async def _conversation(
+        self, process: Process, asker: Asker, most_messages: int = MOST_MESSAGES
     ) -> AsyncIterator[Conversation]:
         with self._held(process) as target:
-            async with self._speak(target, process, asker, most_messages) as conversation:
+            async with self._asking(target, process, asker, most_messages) as conversation:
                 yield conversation
 
     @asynccontextmanager
-    async def _speak(
-        self, target: Target, process: Process, asker: _Asker, most_messages: int = MOST_MESSAGES
+    async def _asking(
+        self, target: Target, process: Process, asker: Asker, most_messages: int = MOST_MESSAGES
     ) -> AsyncIterator[Conversation]:
         async with self._conversations.speak(target, asker.uid, most_messages) as conversation:
-            conversation.check = partial(self._check_still, target, process, asker)
+            conversation.check = partial(self._check_still, process, asker)
             yield conversation
 
-    def _check_still(self, target: Target, process: Process, asker: _Asker) -> None:
+    def _check_still(self, process: Process, asker: Asker) -> None:
         """Whoever was let in because the process is his own has it as long as it is."""
         if asker.is_owner and self._owner_now(process) != asker.uid:
-            if target.has_ended:
-                raise errors.ProcessGone(f"process {process.pid} has ended")
             raise AccessDenied(f"process {process.pid} is another program now")
 
     # -- attaching and detaching ---------------------------------------------------------------
 
-    def attach(self, process: Process, uid: int, settings: Mapping[str, str]) -> Doing[None]:
+    async def attach(self, process: Process, asker: Asker, settings: Mapping[str, str]) -> None:
         """Returns when the process has done it."""
-        return self._command(process, _asker(process, uid), is_attached=True, settings=settings)
+        await self._command(process, asker, is_attached=True, settings=settings)
 
-    def detach(self, process: Process, uid: int) -> Doing[None]:
-        return self._command(process, _asker(process, uid), is_attached=False, settings={})
+    async def detach(self, process: Process, asker: Asker) -> None:
+        await self._command(process, asker, is_attached=False, settings={})
 
     async def _command(
-        self, process: Process, asker: _Asker, *, is_attached: bool, settings: Mapping[str, str]
+        self, process: Process, asker: Asker, *, is_attached: bool, settings: Mapping[str, str]
     ) -> None:
         text = commands.lines(is_attached, settings)
         if process.state is State.SETUP:
@@ -250,10 +227,10 @@ class Inspector:
                 f"ptrace, as in `appview attach {process.pid}`"
             )
         with self._held(process) as target:
-            async with self._speak(target, process, asker) as conversation:
+            async with self._asking(target, process, asker) as conversation:
                 period = await self._period(process, conversation)
             await self._write(target, process, asker, text, period + PATIENCE_SECONDS)
-            async with self._speak(target, process, asker) as conversation:
+            async with self._asking(target, process, asker) as conversation:
                 await self._learn_status(process, conversation)
 
     async def _period(self, process: Process, conversation: Conversation) -> int:
@@ -267,12 +244,12 @@ class Inspector:
             ) from error
 
     async def _write(
-        self, target: Target, process: Process, asker: _Asker, text: bytes, seconds: float
+        self, target: Target, process: Process, asker: Asker, text: bytes, seconds: float
     ) -> None:
         """Returns when the process has read it."""
         try:
             with commands.directory_of(target) as directory:
-                self._check_still(target, process, asker)
+                self._check_still(process, asker)
                 file = CommandFile(target, directory)
                 with file.written(text, self._next_second(process)):
                     await _until_read(target, file, seconds)
@@ -297,31 +274,20 @@ class Inspector:
         self._seconds[key] = max(int(time.time()), self._seconds.get(key, 0) + 1)
         return self._seconds[key]
 
-    def _held(self, process: Process) -> "_Held":
+    @contextmanager
+    def _held(self, process: Process) -> Iterator[Target]:
         seen = self._finder.seen(process)
         if seen is None:
             raise errors.NoSuchProcess(f"process {process.pid} is gone")
-        return _Held(seen)
-
-
-class _Held:
-    """A process by its descriptors; as a context, with errors as callers are told."""
-
-    def __init__(self, seen: Seen) -> None:
-        self._seen = seen
-        self._held = processes.held(seen)
-
-    def __enter__(self) -> Target:
-        try:
-            return self._held.__enter__()
-        except PermissionError as error:
-            text = f"process {self._seen.pid} can't be reached: {error.strerror}"
-            raise AccessDenied(text) from error
-        except OSError as error:
-            raise errors.ProcessGone(f"process {self._seen.pid} has ended") from error
-
-    def __exit__(self, *failure: object) -> None:
-        self._held.__exit__(None, None, None)
+        with ExitStack() as held:
+            try:
+                target = held.enter_context(processes.held(seen))
+            except PermissionError as error:
+                text = f"process {process.pid} can't be reached: {error.strerror}"
+                raise AccessDenied(text) from error
+            except OSError as error:
+                raise errors.ProcessGone(f"process {process.pid} has ended") from error
+            yield target
 
 
 async def _until_read(target: Target, file: CommandFile, seconds: float) -> None:
@@ -334,10 +300,6 @@ async def _until_read(target: Target, file: CommandFile, seconds: float) -> None
 
 def _not_read(target: Target) -> errors.ProcessGone:
     return errors.ProcessGone(f"process {target.pid} ended before it read a file")
-
-
-def _asker(process: Process, uid: int) -> _Asker:
-    return _Asker(uid, process.owner == uid)
 
 
 def _fact(text: str) -> str:

@@ -87,31 +87,31 @@ def remove_orphans(pids: Callable[[], set[int]]) -> int:
         found = mqueue.all_queues()
     except PermissionError:
         return 0
-    ours = [name for name, status in found.items() if _is_ours(name, status)]
-    alive = pids() if ours else set()
+    alive = pids()  # later: whoever has a queue and has not ended is among them
     removed = 0
-    for name in ours:
-        if int(name.rpartition(".")[2]) not in alive:
-            with suppress(OSError):
+    for name, status in found.items():
+        match = _NAME.fullmatch(name)
+        if match and _is_ours(status, _MODES[match[1]]) and int(match[2]) not in alive:
+            with suppress(OSError):  # it went meanwhile
                 mqueue.unlink(name)
                 removed += 1
     return removed
 
 
-def _is_ours(name: str, status: os.stat_result) -> bool:
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return False
-    unfinished = {_UNFINISHED_MODE} if status.st_uid == os.geteuid() else set()
-    return stat.S_IMODE(status.st_mode) in {_MODES[match[1]], *unfinished}
+def _is_ours(status: os.stat_result, mode: int) -> bool:
+    is_unfinished = status.st_uid == os.geteuid() and _has_mode(status, _UNFINISHED_MODE)
+    return is_unfinished or _has_mode(status, mode)
+
+
+def _has_mode(status: os.stat_result, mode: int) -> bool:
+    return stat.S_IMODE(status.st_mode) == mode
 
 
 def _reclaim(name: str, mode: int, target: Target) -> None:
     """Removes what a daemon that was killed has left, and nothing else: nobody but us makes one
     with this mode for the user of the process, unless it is that user, who harms himself."""
     found, is_locked = _looked_at(name, mode)
-    ours = {target.uid: (mode, _UNFINISHED_MODE), os.geteuid(): (mode, _UNFINISHED_MODE)}
-    if stat.S_IMODE(found.st_mode) not in ours.get(found.st_uid, ()):
+    if found.st_uid not in (target.uid, os.geteuid()) or not _is_ours(found, mode):
         raise errors.QueueTaken(
             f"uid {found.st_uid} has made the queue /{name}, which process {target.pid} looks for; "
             "the original command does so while it runs, and leaves it behind when it is killed"

@@ -2,8 +2,13 @@
 
 import select
 from dataclasses import dataclass
+from typing import Final
 
 from buswork.appview.native.namespaces import Namespace
+
+# How queues are called, before the number of the process (protocol section 1).
+ASK: Final = "AppViewIPCIn"
+ANSWER: Final = "AppViewIPCOut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,3 @@ class Target:
     @property
     def answer_name(self) -> str:
         return f"{ANSWER}.{self.own_pid}"
-
-
-ASK, ANSWER = "AppViewIPCIn", "AppViewIPCOut"
