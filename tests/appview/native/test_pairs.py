@@ -26,7 +26,7 @@ ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several u
 OTHER = 65534
 ENDS = [("ask_name", ASK_MODE), ("answer_name", ANSWER_MODE)]
 # Of no process: such numbers are not given out.
-NUMBER = 2_000_000_000 + os.getpid()
+NUMBER = 2_000_000_000
 
 
 @pytest.fixture
