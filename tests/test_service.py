@@ -253,7 +253,7 @@ async def test_what_a_wing_starts_without_is_reported(bus, polkit, signals, no_e
     manager = mock.patch.object(service.systemd, "notify", lambda *lines: told.extend(lines))
 
     def lacking(host, limits, options):
-        host.lacks("no socket \udcff\n")
+        host.lacks("no socket \x1b\n")
         return ToyWing([], "one")
 
     def failing(host, limits, options):
@@ -268,7 +268,7 @@ async def test_what_a_wing_starts_without_is_reported(bus, polkit, signals, no_e
         wings = (await get_all(bus, DAEMON_PATH, FACE))["Wings"].value
         signals[signal.SIGTERM]()
         assert await serving.status() == 0
-    lacks = "no socket \\udcff\\n"
+    lacks = "no socket \\x1b\\n"
     assert wings == {"one": ("running", lacks), "two": ("failed", "AssertionError")}
     assert f"STATUS=serving one; one running: {lacks}; two failed: AssertionError" in told
     assert "no socket" in caplog.text
