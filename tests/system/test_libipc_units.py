@@ -90,8 +90,8 @@ def container(booted: Container) -> Iterator[Container]:
 
 @contextlib.contextmanager
 def running(container: Container, command: list[str], user: str = "root") -> Iterator[Process]:
-    """Ends with its input: to kill what runs it out here would leave it there."""
-    script = '"$@" & read -r _; kill $!; wait'
+    """Ends with its input: to kill what runs it out here would leave it there. Or by itself."""
+    script = 'exec 3<&0; "$@" & it=$!; { read -r _ <&3; kill $it; } & wait $it; kill $!'
     words = ["sh", "-c", script, "sh", *command]
     process = container.popen(words, user, stdin=-1, stdout=-1, text=True)
     try:
@@ -107,8 +107,10 @@ def serving(container: Container, path: str, mode: str = "777") -> Iterator[None
     with running(container, command, "bob") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        yield
-    container.run(["rm", path])
+        try:
+            yield
+        finally:
+            container.run(["rm", path])
 
 
 @contextlib.contextmanager

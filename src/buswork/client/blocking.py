@@ -15,7 +15,7 @@ from uuid import UUID
 
 from buswork.client import connection, daemon, driver, flipper, store, watch
 from buswork.client.appview_blocking import AppView
-from buswork.client.daemon import Facts, Held
+from buswork.client.daemon import BUS_NAME, Facts, Held
 from buswork.client.driver import Device, Player
 from buswork.client.errors import Disconnected, TimedOut
 from buswork.client.flipper import BoardFacts, Event
@@ -160,8 +160,8 @@ class Daemon:
         self._client = client
         self._inner = inner
 
-    def facts(self) -> Facts:
-        return self._client.run(self._inner.facts())
+    def facts(self, name: str = BUS_NAME) -> Facts:
+        return self._client.run(self._inner.facts(name))
 
     def epoch(self) -> str:
         return self._client.run(self._inner.epoch())
