@@ -53,6 +53,6 @@ def test_what_idle_connections_cost():
 
 
 def test_a_long_request_costs_more_than_its_queues():
-    long = "1 MiB and back, to its 129 frames each way raw"
+    long = "1 MiB and back, to its 129 frames each way raw, to one that is woken for each"
     assert "cost more than the queues do" in TEXT
     assert measured("Viewed processes: `./dev bench appview`", long) > 1.2
