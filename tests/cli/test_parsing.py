@@ -2,7 +2,14 @@ import argparse
 
 import pytest
 
-from buswork.cli.parsing import Parser, add_command, add_common, add_group, seconds
+from buswork.cli.parsing import (
+    Parser,
+    add_command,
+    add_common,
+    add_group,
+    add_optional,
+    seconds,
+)
 
 
 @pytest.fixture
@@ -34,6 +41,15 @@ def test_options_are_between_words(parser, words):
 
 def test_what_follows_two_dashes_is_no_option(parser):
     assert parser.parse_args(["wing", "do", "--", "--often", "3"]).words == ["--often", "3"]
+
+
+def test_a_word_may_be_left_out():
+    parser = Parser(prog="try")
+    add_optional(parser, "image", "what to load")
+    add_optional(parser, "file", "where to", default="-")
+    assert parser.parse_args([]) == argparse.Namespace(image=None, file="-")
+    assert parser.parse_args(["a", "b"]) == argparse.Namespace(image="a", file="b")
+    assert parser.format_usage() == "usage: try [-h] [IMAGE] [FILE]\n"
 
 
 def test_defaults_are_those_of_the_top_alone(parser):

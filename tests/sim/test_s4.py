@@ -144,7 +144,7 @@ def test_an_image_is_found_by_its_names_checksum_and_its_calls_return_nothing(li
     assert line.ask(call(FLD, 1, identifier, types=1, width=2)) == result(1)
     assert line.ask(call(FLD, 1, identifier ^ 1, types=1, width=2)) == result(0xFFFFFFFF)
     assert line.ask(call(1, 0, 40, 2, request_class=1)) == result()
-    assert line.s4.modules[1].calls == [(0, 40, 2)]
+    assert list(line.s4.modules[1].calls) == [(0, 40, 2)]
     assert line.ask(call(1, 1, request_class=1)) == result(0xFFFFFFFF)
     assert line.ask(call(2, 0, request_class=1)) == result(0xFFFFFFFF)
     for _ in range(MAX_MODULES):

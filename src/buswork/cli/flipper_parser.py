@@ -3,7 +3,7 @@
 import argparse
 import functools
 
-from buswork.cli.parsing import Commands, add_command, add_group
+from buswork.cli.parsing import Commands, add_command, add_group, add_optional
 
 DESCRIPTION = """\
 Flipper boards, which several programs use at once. A command is for the current board, the one that
@@ -65,7 +65,7 @@ def _add_info(actions: Commands) -> None:
         "Shows a board, who uses it, and its modules; of MODULE, the functions with all that is "
         "known of them.",
     )
-    parser.add_argument("module", nargs="?", metavar="MODULE", help="the functions of this one")
+    add_optional(parser, "module", "the functions of this one")
 
 
 # -- lights, pins and calls --------------------------------------------------------------------
@@ -127,9 +127,7 @@ def _add_push(actions: Commands) -> None:
         "Sends FILE to a function that takes data, such as usart push.",
     )
     _add_function(parser)
-    parser.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="what to send (default: -, stdin)"
-    )
+    add_optional(parser, "file", "what to send (default: -, stdin)", default="-")
 
 
 def _add_pull(actions: Commands) -> None:
@@ -142,9 +140,7 @@ def _add_pull(actions: Commands) -> None:
     )
     _add_function(parser)
     parser.add_argument("length", type=_within(0, 2**63 - 1), metavar="LENGTH", help="how many")
-    parser.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="where to (default: -, stdout)"
-    )
+    add_optional(parser, "file", "where to (default: -, stdout)", default="-")
 
 
 def _add_watch(actions: Commands) -> None:
@@ -180,7 +176,7 @@ def _add_bind(actions: Commands) -> None:
         "that is loaded first.",
     )
     parser.add_argument("name", metavar="NAME", help="what the module is called")
-    parser.add_argument("image", nargs="?", metavar="IMAGE", help="a file with the module")
+    add_optional(parser, "image", "a file with the module")
 
 
 def _add_user(actions: Commands) -> None:

@@ -5,12 +5,20 @@ Each command names the function that runs it, as "module.function" below buswork
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from buswork import __version__
 from buswork.cli import flipper_parser, ipc_parser, system_parser, view_parser
 from buswork.cli.exits import epilog
-from buswork.cli.parsing import Commands, Parser, add_command, add_common, add_group, seconds
+from buswork.cli.parsing import (
+    Commands,
+    Parser,
+    add_command,
+    add_common,
+    add_group,
+    add_optional,
+    seconds,
+)
 
 DESCRIPTION = "Talks to the daemons that put five small IPC worlds on the D-Bus system bus."
 
@@ -109,6 +117,13 @@ def _add_clients(commands: Commands) -> None:
     )
 
 
+def _add_while(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--while", dest="program", nargs=argparse.REMAINDER, metavar="CMD",
+        help=f"all that follows is a command: {what} while it runs; exit with its status",
+    )  # fmt: skip
+
+
 # -- the store ---------------------------------------------------------------------------------
 
 
@@ -119,21 +134,11 @@ def _add_store(commands: Commands) -> None:
         "named values, shared by every process",
         "Named values in memory, shared by every process of this machine.",
     )
-    adders: tuple[Callable[[Commands], None], ...] = (
-        _add_get,
-        _add_set,
-        _add_delete,
-        _add_list,
-        _add_watch,
-        _add_wait,
-        _add_clear,
-        _add_describe,
-        _add_export,
-        _add_import,
-        _add_mark,
-    )
-    for add in adders:
-        add(actions)
+    for add_one in (
+        _add_get, _add_set, _add_delete, _add_list, _add_watch, _add_wait, _add_clear,
+        _add_describe, _add_export, _add_import, _add_mark,
+    ):  # fmt: skip
+        add_one(actions)
 
 
 def _add_get(actions: Commands) -> None:
@@ -176,13 +181,7 @@ def _add_set(actions: Commands) -> None:
         metavar="N",
         help="only if the key's own revision still is N (0: not set); else exit with 7",
     )
-    parser.add_argument(
-        "--while",
-        dest="program",
-        nargs=argparse.REMAINDER,
-        metavar="CMD",
-        help="all that follows is a command: the key lives while it runs; exit with its status",
-    )
+    _add_while(parser, "the key lives")
 
 
 def _add_delete(actions: Commands) -> None:
@@ -201,9 +200,7 @@ def _add_list(actions: Commands) -> None:
         "print the keys",
         "Prints the keys, one a line, with control characters escaped.",
     )
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", help="only keys that begin so"
-    )
+    add_optional(parser, "prefix", "only keys that begin so", default="")
     parser.add_argument(
         "-0", "--null", action="store_true", help="exact keys, each ended by NUL (as for xargs -0)"
     )
@@ -223,9 +220,7 @@ def _add_watch(actions: Commands) -> None:
         "value of more than 100,000 bytes, which the system does not let pass there, is on stdin "
         "only.",
     )
-    parser.add_argument(
-        "prefix", nargs="?", default="", metavar="PREFIX", help="only keys that begin so"
-    )
+    add_optional(parser, "prefix", "only keys that begin so", default="")
     parser.add_argument(
         "--from",
         dest="from_",
@@ -254,7 +249,7 @@ def _add_wait(actions: Commands) -> None:
         timeout=False,
     )
     parser.add_argument("key", metavar="KEY", help="what to wait for")
-    parser.add_argument("value", nargs="?", metavar="VALUE", help="what it has to be")
+    add_optional(parser, "value", "what it has to be")
     parser.add_argument(
         "--timeout",
         dest="wait_timeout",
@@ -310,9 +305,7 @@ def _add_import(actions: Commands) -> None:
         "Sets what an object of keys and values says; null clears a key. Nothing is set when the "
         "JSON is wrong. Large ones are set in parts, each of which is set all or not at all.",
     )
-    parser.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="where it is (default: -, stdin)"
-    )
+    add_optional(parser, "file", "where it is (default: -, stdin)", default="-")
 
 
 def _add_mark(actions: Commands) -> None:
@@ -323,7 +316,7 @@ def _add_mark(actions: Commands) -> None:
         "write a mark to the daemon's log",
         "Writes TEXT, or a constant, to the daemon's log, and keeps it. Prints it.",
     )
-    parser.add_argument("text", nargs="?", default="", metavar="TEXT", help="the mark")
+    add_optional(parser, "text", "the mark", default="")
     parser.add_argument(
         "--show", action="store_true", help="print the last mark instead of writing one"
     )
@@ -351,11 +344,8 @@ def _add_fsct(commands: Commands) -> None:
     )
     add_command(actions, "devices", "fsct.devices", "print the displays that are connected")
     add_command(actions, "status", "fsct.status", "what each display shows, and why")
-    _add_assign(actions)
-    _add_unassign(actions)
-    _add_prefer(actions)
-    _add_play(actions)
-    _add_display(actions)
+    for add_one in (_add_assign, _add_unassign, _add_prefer, _add_play, _add_display):
+        add_one(actions)
 
 
 def _add_assign(actions: Commands) -> None:
@@ -385,9 +375,7 @@ def _add_prefer(actions: Commands) -> None:
         "Prefers PLAYER. It is remembered by what it calls itself, and preferred again when it "
         "comes back. Without PLAYER, prints the number of the preferred one.",
     )
-    parser.add_argument(
-        "player", nargs="?", metavar="PLAYER", help="its number, or what it calls itself"
-    )
+    add_optional(parser, "player", "its number, or what it calls itself")
     parser.add_argument("--none", action="store_true", help="prefer none any more")
 
 
@@ -429,14 +417,7 @@ def _add_play(actions: Commands) -> None:
         metavar="ID",
         help="what the player calls itself (default: buswork fsct play)",
     )
-    parser.add_argument(
-        "--while",
-        dest="program",
-        nargs=argparse.REMAINDER,
-        metavar="CMD",
-        help="all that follows is a command: the player is there while it runs; exit with its "
-        "status",
-    )
+    _add_while(parser, "the player is there")
 
 
 def _add_display(actions: Commands) -> None:
@@ -447,7 +428,7 @@ def _add_display(actions: Commands) -> None:
         "what the simulated displays show",
         "Draws the displays of a daemon that was started with --simulate.",
     )
-    parser.add_argument("port", nargs="?", metavar="PORT", help="only the display at this port")
+    add_optional(parser, "port", "only the display at this port")
     parser.add_argument("-w", "--watch", action="store_true", help="again whenever it changes")
     parser.add_argument("--plug", metavar="PORT", help="plug the display of this port in")
     parser.add_argument("--unplug", metavar="PORT", help="unplug it")

@@ -132,6 +132,13 @@ def add_command(
     return parser
 
 
+def add_optional(
+    parser: argparse.ArgumentParser, name: str, text: str, *, default: str | None = None
+) -> None:
+    """A word that may be left out."""
+    parser.add_argument(name, nargs="?", default=default, metavar=name.upper(), help=text)
+
+
 def add_group(commands: Commands, name: str, summary: str, description: str) -> Commands:
     """Commands of a wing."""
     group = commands.add_parser(name, help=summary, description=description)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from buswork.cli.parsing import Commands, add_command, add_group
+from buswork.cli.parsing import Commands, add_command, add_group, add_optional
 
 DESCRIPTION = """\
 Processes that have the AppView library in them. A PROCESS is a pid, or the name of a program; of
@@ -16,13 +16,10 @@ where PyYAML is installed."""
 
 def add(commands: Commands) -> None:
     actions = add_group(commands, "view", "processes under AppView", DESCRIPTION)
-    _add_ps(actions)
-    _add_inspect(actions)
-    _add_config(actions)
-    _add_transport(actions)
-    _add_attach(actions)
-    _add_detach(actions)
-    _add_watch(actions)
+    for add_one in (
+        _add_ps, _add_inspect, _add_config, _add_transport, _add_attach, _add_detach, _add_watch,
+    ):  # fmt: skip
+        add_one(actions)
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -123,9 +120,7 @@ def _add_config(actions: Commands) -> None:
 def _add_change(group: Commands, name: str, summary: str, description: str) -> None:
     parser = _add(group, name, f"view_config.{name}", summary, description)
     _add_process(parser)
-    parser.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="what to send (default: -, stdin)"
-    )
+    add_optional(parser, "file", "what to send (default: -, stdin)", default="-")
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="only print what would be sent"
     )

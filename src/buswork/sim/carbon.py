@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from buswork.sim.device import How, Outcome, Setup, SimDevice, SimEndpoint, SimInterface
-from buswork.sim.fmr import PACKET_BYTES, Crash, Hang, Pause, Say, Step, Want
+from buswork.sim.fmr import MAX_CALLS, PACKET_BYTES, Crash, Hang, Pause, Say, Step, Want
 from buswork.sim.parts import Button, Led
 from buswork.sim.u2 import U2, UART_BYTES, PortD, Uart
 
@@ -31,7 +31,6 @@ WATCHDOG_SECONDS = 0.5
 FIRE_SECONDS = 0.015
 # A transfer of 256 bytes was fine, one of 288 was not.
 MEMORY_BYTES: Final = 256
-MAX_CALLS: Final = 10_000
 
 _SET_CONFIGURATION, _SET_INTERFACE = 9, 11
 

@@ -17,6 +17,8 @@ from typing import Any, Final, NamedTuple
 
 PACKET_BYTES = 64
 MAGIC = 0xFE
+# The last ones that a board remembers, for who looks at it.
+MAX_CALLS: Final = 10_000
 
 E_OK, E_MALLOC, E_NULL, E_CHECKSUM = 0, 1, 2, 18
 E_BOUNDARY, E_NO_PID, E_INVALID_TASK = 23, 26, 27

@@ -7,6 +7,7 @@ It has no sessions: whatever comes next is what it waits for, and who sent last 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -15,6 +16,7 @@ from buswork.sim.fmr import (
     E_BOUNDARY,
     E_NULL,
     INT,
+    MAX_CALLS,
     MINUS_ONE,
     PACKET_BYTES,
     U16,
@@ -89,7 +91,7 @@ class UdpBoard(asyncio.DatagramProtocol):
     """Whatever the board is, on a socket."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.calls: list[tuple[str, str, tuple[int, ...]]] = []
+        self.calls: deque[tuple[str, str, tuple[int, ...]]] = deque(maxlen=MAX_CALLS)
         self.is_lost: Callable[[bytes], bool] = lambda datagram: False  # either way
         self.has_died = False
         self.closed = asyncio.Event()

@@ -5,6 +5,7 @@ firmware, its boot ROM listens.
 """
 
 import struct
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Final
 
 from buswork.sim.fmr import (
     E_OK,
+    MAX_CALLS,
     MINUS_ONE,
     PACKET_BYTES,
     U16,
@@ -53,7 +55,8 @@ class Loaded:
 
     name: bytes
     functions: int
-    calls: list[tuple[int, ...]] = field(default_factory=list)  # the function's number, arguments
+    # The function's number, arguments.
+    calls: deque[tuple[int, ...]] = field(default_factory=lambda: deque(maxlen=MAX_CALLS))
 
     @property
     def shown(self) -> str:

@@ -171,13 +171,15 @@ async def test_nothing_is_sent_to_who_has_its_number_by_now(conversations, viewe
 
 
 async def test_each_request_is_checked_before_it_is_sent(conversations, viewed):
-    def refuse():
-        raise AccessDenied("no longer")
+    checks = iter([None, AccessDenied("no longer")])
+
+    def check():
+        if refusal := next(checks):
+            raise refusal
 
     with viewed.held() as target:
-        async with conversations.speak(target, 0) as conversation:
+        async with conversations.speak(target, 0, check=check) as conversation:
             await conversation.ask(requests.STATUS)
-            conversation.check = refuse
             with pytest.raises(AccessDenied):
                 await conversation.ask(requests.STATUS)
             assert mqueue.attributes(conversation._pair.ask.fileno()).waiting == 0
@@ -387,7 +389,7 @@ async def test_queues_that_may_not_be_made(conversations, viewed, monkeypatch):
 
 
 def test_as_many_as_there_is_room_for(monkeypatch):
-    charged = mqueue.Attributes(4, 8192, 0).charged
+    charged = mqueue.Attributes(module.MOST_MESSAGES, 8192, 0).charged
     for limit, most in ((-1, 64), (0, 1), (2 * charged, 1), (40 * charged, 20), (1 << 40, 64)):
         monkeypatch.setattr("resource.getrlimit", lambda which, limit=limit: (limit, limit))
         assert most_conversations() == most

@@ -2,8 +2,10 @@ import asyncio
 import json
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from appview.people import Viewed, queues_of, until
@@ -126,6 +128,30 @@ async def test_a_scan_asks_ones_own_alone(world):
     assert set(accounts) == {(mine.pid, os.geteuid()), (theirs.pid, OTHER)}
     assert world.known.by_pid[theirs.pid].state is State.ACTIVE
     assert not world.inspector._scans
+
+
+async def test_a_scan_holds_so_many_open_and_no_more(world, monkeypatch):
+    """Of all that there may be, each held, the service would have no descriptors left."""
+    known, held, most = Processes(), 0, 0
+
+    @contextmanager
+    def counted(seen):
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        with processes.held(seen) as target:
+            yield target
+        held -= 1
+
+    monkeypatch.setattr(inspector, "SCANNED_PER_UID", 2)
+    narrow = Inspector(known, Conversations())
+    for _ in range(4):
+        await world.start()
+    monkeypatch.setattr(inspector, "processes", SimpleNamespace(held=counted))
+    await narrow.scan(0, of_all=True)
+    assert (most, held) == (2, 0)
+    assert [each.state for each in known.by_pid.values()].count(State.ACTIVE) >= 4
+    await narrow.stop()
 
 
 async def test_what_was_known_stays_of_who_is_not_reached(world, monkeypatch):

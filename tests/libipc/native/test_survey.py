@@ -9,7 +9,7 @@ from libipc.native.town import ME, STRANGER, UID, until
 
 from buswork.libipc.model.terms import Who
 from buswork.libipc.native import survey as module
-from buswork.libipc.native.survey import Survey, survey
+from buswork.libipc.native.survey import Survey
 from buswork.libipc.wire.forms import Form
 
 ROOT = Who(0)
@@ -132,36 +132,9 @@ async def test_each_answer_has_a_turn_of_its_own(town):
     assert len(set(answered)) == 5
 
 
-async def test_who_asks_all_the_time_leaves_others_time(town, monkeypatch):
-    slept = []
-    original = asyncio.sleep
-
-    async def sleep(seconds):
-        slept.append(seconds)
-        await original(0)
-
+async def test_who_asks_all_the_time_leaves_others_time(town):
     look = Survey([town.c], UID, lambda directory, name: None)
-    await look.services(ME)
-    monkeypatch.setattr(module.asyncio, "sleep", sleep)
-    monkeypatch.setattr(module, "REST_SECONDS", 0.0)
-    await look.services(ME)
-    assert slept[0] > 0
-    slept.clear()
-    await look.services(ME)
-    assert slept[0] <= 0
-
-
-async def test_who_gives_up_leaves_the_others_their_answer(town):
-    town.service("pong")
-    first, second = (asyncio.create_task(found(town)) for _ in range(2))
-    await asyncio.sleep(0)
-    first.cancel()
-    assert list(await second) == [(Form.C, "pong")]
-
-
-async def test_without_a_daemon(town):
-    town.service("pong")
-    assert [each.name for each in await survey([town.c], ME, UID)] == ["pong"]
+    assert look._looks._most_rest == module.MOST_REST_SECONDS > 0
 
 
 async def test_a_failure_is_not_kept(town, monkeypatch):

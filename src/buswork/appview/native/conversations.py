@@ -18,8 +18,8 @@ import asyncio
 import random
 import resource
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from buswork.appview import errors
@@ -45,8 +45,10 @@ from buswork.errors import LimitsExceeded
 # original gave up after 60 ms and called it not viewed (section 8).
 ANSWER_SECONDS: Final = 5.0
 # Frames under way, so that neither end waits for each: the process gives up on a frame that it
-# can't place, or that does not come, after 70 ms.
-MOST_MESSAGES: Final = 4
+# can't place, or that does not come, after 70 ms. So few that everybody's usual RLIMIT_MSGQUEUE has
+# room for 24 conversations: those of one user at once, and those just ended, whose queues the
+# process has not closed yet.
+MOST_MESSAGES: Final = 2
 # The same where a request may be long, as many as the kernel allows everybody: where none was
 # there, the process sleeps for 50 us, and then takes as many as came meanwhile.
 MOST_LONG_MESSAGES: Final = 10
@@ -90,16 +92,24 @@ class Conversations:
 
     @asynccontextmanager
     async def speak(
-        self, target: Target, uid: int, most_messages: int = MOST_MESSAGES
+        self,
+        target: Target,
+        uid: int,
+        most_messages: int = MOST_MESSAGES,
+        check: Callable[[], None] = lambda: None,
     ) -> AsyncIterator["Conversation"]:
         """uid: who wants to know. Whoever waits for his turn with a process that does not answer
-        takes no place meanwhile: he may ask others."""
-        async with self._turn(target), self._places.place(uid):
-            pair = await self._opened(target, most_messages)
-            try:
-                yield Conversation(pair, self)
-            finally:
-                await self._there(target, pair.remove)
+        takes no place meanwhile: he may ask others.
+
+        check: before each request, raises what is wrong by now.
+        """
+        with self._turn(target) as turn:
+            async with turn, self._places.place(uid):
+                pair = await self._opened(target, most_messages)
+                try:
+                    yield Conversation(pair, self, check)
+                finally:
+                    await self._there(target, pair.remove)
 
     async def _opened(self, target: Target, most_messages: int) -> Pair:
         """A queue takes its room until the process has closed it as well, which is a moment after
@@ -121,15 +131,14 @@ class Conversations:
         self._uniq = (self._uniq + 1) % MOST_UNIQ
         return self._uniq
 
-    @asynccontextmanager
-    async def _turn(self, target: Target) -> AsyncIterator[None]:
+    @contextmanager
+    def _turn(self, target: Target) -> Iterator[asyncio.Lock]:
         """One conversation at a time has the names."""
         key = target.namespace, target.own_pid
         turn = self._turns.setdefault(key, _Turn())
         turn.wanted += 1
         try:
-            async with turn.lock:
-                yield
+            yield turn.lock
         finally:
             turn.wanted -= 1
             if not turn.wanted:
@@ -163,13 +172,12 @@ class _Turn:
 class Conversation:
     """One request after the other, each answered before the next."""
 
-    def __init__(self, pair: Pair, all_: Conversations) -> None:
+    def __init__(self, pair: Pair, all_: Conversations, check: Callable[[], None]) -> None:
         self._pair = pair
         self._all = all_
+        self._check = check
         self._is_spoilt = False
         self.seconds = all_.seconds
-        # Raises what is wrong, before anything is sent.
-        self.check: Callable[[], None] = lambda: None
 
     async def ask(self, request: Request, **fields: Any) -> JSON:
         """What the process answers, checked."""
@@ -186,7 +194,7 @@ class Conversation:
         for BadFrame: what can't be sent was not sent."""
         if self._is_spoilt:
             raise errors.NotAnswering("an earlier request of this conversation was not answered")
-        self.check()
+        self._check()
         exchange = _Exchange(self._pair, payload, self._all.next_uniq())
         self._is_spoilt = True
         try:
@@ -231,12 +239,13 @@ class _Exchange:
         try:
             self._step(self._send)
             if self._frame:
-                loop.add_writer(self._ask, self._step, self._send)
+                loop.add_writer(self._ask, self._step, self._send_rest)
             return await self._done
         finally:
             loop.remove_reader(self._answer)
             loop.remove_reader(self._target.pidfd)
-            loop.remove_writer(self._ask)
+            if self._frame:
+                loop.remove_writer(self._ask)
 
     def _step(self, what: Callable[[], None]) -> None:
         if self._done.done():
@@ -252,6 +261,9 @@ class _Exchange:
         while self._frame:
             _tried(self._ask.send, self._frame)
             self._frame = next(self._frames, None)
+
+    def _send_rest(self) -> None:
+        self._send()
         self._loop.remove_writer(self._ask)
 
     def _receive(self) -> None:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from buswork.appview.model import Change, Process, Processes, Removed, State
 from buswork.appview.native import owning, processes
 from buswork.appview.native.processes import Seen
-from buswork.appview.native.rounds import Rounds
+from buswork.native.rounds import Rounds
 
 # Whoever looks at everything, and everybody may, leaves half of the time to others.
 MOST_REST_SECONDS: Final = 1.0

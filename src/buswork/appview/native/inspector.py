@@ -14,7 +14,12 @@ Rules
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import partial
 from typing import Final
 
@@ -29,19 +34,24 @@ from buswork.appview.native.conversations import (
     Conversations,
 )
 from buswork.appview.native.finding import Finder
-from buswork.appview.native.rounds import Rounds
 from buswork.appview.native.target import Target
 from buswork.appview.wire import configuration, requests
 from buswork.appview.wire.configuration import Unusable
 from buswork.appview.wire.frames import BadFrame
 from buswork.appview.wire.requests import JSON, Request
+from buswork.bus.places import Places
 from buswork.errors import AccessDenied, BusworkError
+from buswork.native.rounds import Rounds
 
 # A process that works answers within milliseconds; one that connects to somewhere is looked at
 # again with the next scan. Nobody should wait seconds for all because of one; nor longer than
 # this, which is before a caller gives up, for all that there are.
 SCAN_SECONDS: Final = 0.5
 WHOLE_SCAN_SECONDS: Final = 10.0
+# Each is held open, by three descriptors. More than can be asked at once, for others may just have
+# the queues of some.
+SCANNED: Final = 512
+SCANNED_PER_UID: Final = 128
 # What a process says of itself: the longest, its id, has some 114 characters (protocol section 4).
 MOST_FACT: Final = 128
 # How often it is looked whether a process has read its file of commands. It does so once in its
@@ -59,6 +69,7 @@ class Inspector:
         self._known = known
         self._conversations = conversations
         self._finder = Finder(known)
+        self._scanned = Places(SCANNED, SCANNED_PER_UID)
         # By who scans what is his; None: everything.
         self._scans: dict[int | None, Rounds] = {}
         # The second of the last file of commands for a process: the next one has a later one.
@@ -111,19 +122,21 @@ class Inspector:
         if process.state is State.SETUP:
             return
         try:
-            await self._learn(process)
+            async with self._scanned.place(process.uid):
+                await self._learn(process)
         except BusworkError:
             # It is there and does not answer; or it has just ended, which the next look shows.
             self._known.learn(process, state=State.INERT)
 
     async def _learn(self, process: Process) -> None:
-        async with self._conversation(process, Asker(process.uid, is_owner=False)) as conversation:
-            conversation.seconds = SCAN_SECONDS
-            await self._learn_status(process, conversation)
-            if not process.uuid:
-                details = await conversation.ask(requests.DETAILS)
-                facts = {name: _fact(details[name]) for name in ("uuid", "id", "machine_id")}
-                self._known.learn(process, **facts)
+        with self._held(process) as target:
+            async with self._conversations.speak(target, process.uid) as conversation:
+                conversation.seconds = SCAN_SECONDS
+                await self._learn_status(process, conversation)
+                if not process.uuid:
+                    details = await conversation.ask(requests.DETAILS)
+                    facts = {name: _fact(details[name]) for name in ("uuid", "id", "machine_id")}
+                    self._known.learn(process, **facts)
 
     async def _learn_status(self, process: Process, conversation: Conversation) -> JSON:
         answer = await conversation.ask(requests.STATUS)
@@ -195,13 +208,11 @@ class Inspector:
             async with self._asking(target, process, asker, most_messages) as conversation:
                 yield conversation
 
-    @asynccontextmanager
-    async def _asking(
+    def _asking(
         self, target: Target, process: Process, asker: Asker, most_messages: int = MOST_MESSAGES
-    ) -> AsyncIterator[Conversation]:
-        async with self._conversations.speak(target, asker.uid, most_messages) as conversation:
-            conversation.check = partial(self._check_still, process, asker)
-            yield conversation
+    ) -> AbstractAsyncContextManager[Conversation]:
+        check = partial(self._check_still, process, asker)
+        return self._conversations.speak(target, asker.uid, most_messages, check)
 
     def _check_still(self, process: Process, asker: Asker) -> None:
         """Whoever was let in because the process is his own has it as long as it is."""

@@ -2,7 +2,7 @@
 or to set where it writes to, would be a way to what it may and the caller may not."""
 
 import os
-from pathlib import Path
+from functools import cache
 
 from buswork.appview.native.processes import PROC, Seen
 
@@ -18,7 +18,7 @@ def owner(seen: Seen) -> int | None:
         return None
     try:
         # Not of the directory, which is its user's in any case.
-        shown = (PROC / str(seen.pid) / "maps").stat().st_uid
+        shown = os.stat(f"{PROC}/{seen.pid}/maps").st_uid
     except OSError:
         return None
     return uid if shown == uid and _is_at_home(seen.pid) else None
@@ -27,8 +27,16 @@ def owner(seen: Seen) -> int | None:
 def _is_at_home(pid: int) -> bool:
     """Whether it is in our user namespace: in another one, uids and capabilities mean others."""
     try:
-        theirs = os.stat(PROC / str(pid) / "ns" / "user")
-        ours = os.stat(Path("/proc/self/ns/user"))
+        return _namespace(pid) == _home()
     except OSError:
         return False
-    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+@cache
+def _home() -> tuple[int, int]:
+    return _namespace("self")  # for good: a process of several threads can't go into another
+
+
+def _namespace(pid: int | str) -> tuple[int, int]:
+    found = os.stat(f"{PROC}/{pid}/ns/user")
+    return found.st_dev, found.st_ino

@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from buswork.appview.native.namespaces import namespace_of
 from buswork.appview.native.target import Target
 
-PROC: Final = Path("/proc")
+PROC: Final = "/proc"
 LIBRARY: Final = b"libappview"
 # What loads the library into others, and has it for that alone.
 LOADER: Final = "appviewdyn"
@@ -28,7 +27,9 @@ COMMAND_BYTES: Final = 2048
 MOST_MAPS_BYTES: Final = 16 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 
-_FIELD = re.compile(rb"^(\w+):\t(.*)$", re.MULTILINE)
+_FIELD = re.compile(
+    rb"^(Name|NSpid|Uid|Gid|VmSize|Cap(?:Prm|Eff|Inh|Amb)):\t(.*)$", re.MULTILINE
+)  # of some 60
 _STARTED_AT = 22  # of /proc/PID/stat, which counts from 1 (proc(5))
 
 
@@ -158,7 +159,7 @@ def _rights(fields: dict[str, bytes]) -> _Rights:
 
 @contextmanager
 def _opened(pid: int) -> Iterator[int]:
-    proc = os.open(PROC / str(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    proc = os.open(f"{PROC}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield proc
     finally:

@@ -198,7 +198,7 @@ def _parsed(request: Request, payload: bytes | bytearray) -> Any:
     try:
         text = payload.decode()
         if marks(text) <= MOST_MARKS:
-            return json.loads(text, parse_float=_finite, parse_constant=_finite)
+            return _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise BadAnswer(f"{request.name}: the answer is no JSON: {error}") from error
     raise BadAnswer(f"{request.name}: the answer has more than {MOST_MARKS} commas and brackets")
@@ -210,6 +210,11 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is no number")
     return number
+
+
+# Made once: to make one takes longer than to read, or to write, what is short.
+_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 # -- the process's -------------------------------------------------------------------------------
@@ -233,5 +238,6 @@ def answer(process: Process, payload: bytes) -> bytes:
 
 
 def _written(value: JSON) -> bytes:
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text.encode(errors="replace")  # what is no text is in no configuration that was checked
+    return _ENCODER.encode(value).encode(
+        errors="replace"
+    )  # what is no text is in no configuration that was checked

@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import math
 import os
 import stat
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -18,6 +16,7 @@ from buswork.libipc.native.opening import OpenDirectory, Unsafe, open_directory
 from buswork.libipc.native.unix_sockets import File, Sockets, all_sockets
 from buswork.libipc.wire.names import BadName, check
 from buswork.log import Sparing
+from buswork.native.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +25,8 @@ log = logging.getLogger(__name__)
 MOST_FILES: Final = 65_536
 MOST_OF_ONE_OWNER: Final = 256
 MOST_SERVICES: Final = 1024
-# The longest rest between two looks: each is followed by one as long as itself.
-REST_SECONDS: Final = 0.25
+# The longest rest between two looks: who asks all the time has half of the loop's time at the most.
+MOST_REST_SECONDS: Final = 0.25
 # Files that are looked at before others have their turn, some tenths of a millisecond.
 TURN_FILES: Final = 64
 
@@ -58,35 +57,20 @@ class Survey:
         self._directories = directories
         self._own_uid = own_uid
         self._served = served
-        self._running: asyncio.Task[list[_Found]] | None = None
-        self._next: asyncio.Task[list[_Found]] | None = None
-        self._rested = -math.inf
+        self._found: list[_Found] = []
+        self._looks = Rounds(self._look, most_rest=MOST_REST_SECONDS)
         self._answering = asyncio.Lock()
         self._unsafe = Sparing("complaints about run directories")
 
     async def services(self, who: Who) -> list[ServiceFacts]:
-        if self._next is None:
-            self._next = asyncio.create_task(self._after(self._running))
-        found = await asyncio.shield(self._next)
+        await self._looks.next()
+        found = self._found
         async with self._answering:
             # One in each turn of the loop: to bring it on the bus takes milliseconds.
             await asyncio.sleep(0)
         return [each for place in found if place.is_open_to(who) for each in place.services]
 
-    async def _after(self, earlier: asyncio.Task[list[_Found]] | None) -> list[_Found]:
-        if earlier is not None:
-            await asyncio.wait((earlier,))
-        # Who asks all the time has half of the loop's time at the most.
-        await asyncio.sleep(self._rested - time.monotonic())
-        self._running, self._next = self._next, None
-        begin = time.monotonic()
-        try:
-            return await self._look()
-        finally:
-            now = time.monotonic()
-            self._rested = now + min(now - begin, REST_SECONDS)
-
-    async def _look(self) -> list[_Found]:
+    async def _look(self) -> None:
         sockets = await all_sockets()
         found = []
         for directory in self._directories:
@@ -98,7 +82,7 @@ class Survey:
                     log.warning("a run directory is left out: %s", error)
             except (BusworkError, OSError) as error:
                 log.debug("a run directory is left out: %s", error)
-        return found
+        self._found = found
 
     async def _look_into(self, opened: OpenDirectory, sockets: Sockets) -> _Found:
         services: list[ServiceFacts] = []
@@ -151,8 +135,3 @@ def _service(entry: os.DirEntry[str]) -> tuple[str, os.stat_result] | None:
     except (BadName, OSError):  # what went meanwhile is none either
         pass
     return None
-
-
-async def survey(directories: Sequence[RunDirectory], who: Who, own_uid: int) -> list[ServiceFacts]:
-    """Once, for who has no daemon."""
-    return await Survey(directories, own_uid, lambda directory, name: None).services(who)

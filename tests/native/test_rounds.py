@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from buswork.appview.native import rounds
-from buswork.appview.native.rounds import Rounds
+from buswork.native import rounds
+from buswork.native.rounds import Rounds
 
 
 class Work:
