@@ -201,7 +201,7 @@ def many(quick: bool) -> Iterator[Result]:
                 begin = time.perf_counter()
                 found = caller.call(ROOT, INSPECTOR, "Scan")
                 took.append(time.perf_counter() - begin)
-            active = [caller.state(path) for path in found].count("Active")
+            active = [caller.get(path, PROCESS, "State") for path in found].count("Active")
         seconds = statistics.median(took)
         answered = f"{active} of {CROWD}"
         rows.append([title, answered, f"{seconds:.2f} s", f"{took[0]:.2f} s", f"{busy:.0%}"])

@@ -154,8 +154,8 @@ def _meant(exchange):
 
 
 class LossyBoard:
-    """Behind a socket: what it is sent and says gets lost, and it takes its time, sometimes more
-    than anybody waits. Each answer tells to what it belongs."""
+    """Behind a socket: what it is sent and says gets lost, and it takes its time, which is skipped,
+    and sometimes more than anybody waits. Each answer tells to what it belongs."""
 
     def __init__(self, source, sock):
         self.random = source

@@ -7,7 +7,20 @@ import pytest
 from flipper.wire.vectors import vectors
 from sim.boards import call, packet, result, transfer
 
-from buswork.sim.fmr import I8, I16, I32, INT, PTR, U8, U16, U32, U64, Failed, Function
+from buswork.sim.fmr import (
+    I8,
+    I16,
+    I32,
+    INT,
+    MAX_CALLS,
+    PTR,
+    U8,
+    U16,
+    U32,
+    U64,
+    Failed,
+    Function,
+)
 from buswork.sim.fvm import SimFvm
 
 GPIO, LED, UART0, USART = 4, 6, 14, 15
@@ -114,6 +127,14 @@ def test_user_modules_have_bounds(fvm):
     assert fvm.handle(call(0, 20, request_class=1)) == [result(0xFFFFFFFF, 2)]
     assert fvm.handle(call(0, 200, request_class=1)) == []
     assert fvm.handle(PINS) == []
+
+
+def test_it_remembers_its_last_calls(fvm):
+    asked = [call(LED, 1, number, 0, 0, types=0, width=1) for number in (1, 2)]
+    for packet_ in (*asked, *[PINS] * (MAX_CALLS - 1)):
+        fvm.handle(packet_)
+    assert len(fvm.calls) == MAX_CALLS
+    assert fvm.calls[0] == ("led", "rgb", (2, 0, 0))
 
 
 # -- on a socket -----------------------------------------------------------------------------------

@@ -52,29 +52,6 @@ def daemon(machine: Machine) -> Daemon:
 
 
 @pytest.fixture
-def people(machine: Machine, daemon: Daemon) -> Iterator[People]:
-    people = People(machine)
-    yield people
-    people.end()
-    assert daemon.process.poll() is None, daemon.log()
-    assert "Traceback" not in daemon.log(), daemon.log()
-
-
-@pytest.fixture
-def alice(machine: Machine, daemon: Daemon) -> Iterator[Client]:
-    client = machine.client("alice")
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def bob(machine: Machine, daemon: Daemon) -> Iterator[Client]:
-    client = machine.client("bob")
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def root(machine: Machine, daemon: Daemon) -> Iterator[Client]:
     client = machine.client("root")
     yield client

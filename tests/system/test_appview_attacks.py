@@ -44,28 +44,6 @@ def daemon(machine: Machine) -> Daemon:
     return machine.start_appview()
 
 
-@pytest.fixture
-def people(machine: Machine, daemon: Daemon) -> Iterator[People]:
-    people = People(machine)
-    yield people
-    people.end()
-    assert "Traceback" not in daemon.log(), daemon.log()
-
-
-@pytest.fixture
-def alice(machine: Machine, daemon: Daemon) -> Iterator[Client]:
-    client = machine.client("alice")
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def bob(machine: Machine, daemon: Daemon) -> Iterator[Client]:
-    client = machine.client("bob")
-    yield client
-    client.close()
-
-
 def python(machine: Machine, user: str, text: str, *words: object) -> Process:
     """A program of a user, once it has said something; it ends with its standard input."""
     command = [sys.executable, "-c", text, *map(str, words)]
