@@ -109,7 +109,7 @@ class House:
 
     def _start_doors(self) -> Daemon:
         ports = self.ports
-        command = [sys.executable, "-m", "buswork.doors", "--log-level", "warning"]
+        command = [*SERVICE, "doors", "--log-level", "warning"]
         command += ["--daemon", str(self.machine.uid("buswork"))]
         command += ["--socket", str(self.sockets / "doors.sock")]
         for user in USERS:

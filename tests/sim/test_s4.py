@@ -6,6 +6,7 @@ import pytest
 from flipper.wire.vectors import vectors
 from sim.boards import call, packet, result, transfer
 
+from buswork.sim.fmr import MAX_CALLS
 from buswork.sim.s4 import MAX_MODULES, S4, SRAM_AT, SRAM_BYTES
 
 ADC, BUTTON, DAC, FLD, GPIO = range(5)
@@ -145,6 +146,7 @@ def test_an_image_is_found_by_its_names_checksum_and_its_calls_return_nothing(li
     assert line.ask(call(FLD, 1, identifier ^ 1, types=1, width=2)) == result(0xFFFFFFFF)
     assert line.ask(call(1, 0, 40, 2, request_class=1)) == result()
     assert list(line.s4.modules[1].calls) == [(0, 40, 2)]
+    assert line.s4.modules[1].calls.maxlen == MAX_CALLS
     assert line.ask(call(1, 1, request_class=1)) == result(0xFFFFFFFF)
     assert line.ask(call(2, 0, request_class=1)) == result(0xFFFFFFFF)
     for _ in range(MAX_MODULES):

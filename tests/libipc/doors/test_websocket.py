@@ -7,10 +7,20 @@ import os
 import socket
 import ssl
 import struct
+import tracemalloc
 from contextlib import asynccontextmanager
 
 import pytest
-from libipc.doors.house import HOST, UID, message, sent, settled, tcp_client, until
+from libipc.doors.house import (
+    HOST,
+    UID,
+    message,
+    received_exactly,
+    sent,
+    settled,
+    tcp_client,
+    until,
+)
 from libipc.doors.tls import certificate
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -467,6 +477,18 @@ async def test_who_does_not_answer_pings_is_left(daemon, tmp_path, monkeypatch):
     async with opened(doorstep) as sock:
         await until_closed(sock)
     await doorstep.close()
+
+
+async def test_a_read_takes_no_memory_but_for_what_came(doorstep):
+    async with opened(doorstep) as sock:
+        tracemalloc.start()
+        try:
+            await sent(sock, frame(9, b"ping"))
+            assert await received_exactly(sock, 6) == frame(10, b"ping", masked=False)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < module.PIECE_BYTES / 2
 
 
 async def test_who_pings_and_does_not_read_the_answers_is_left(doorstep):

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import socket
+import tracemalloc
 
 import pytest
 from libipc.library.waiting import until
@@ -8,7 +9,7 @@ from libipc.world import c, zig
 
 from buswork.libipc.errors import PeerGone, Stalled
 from buswork.libipc.library import descriptors
-from buswork.libipc.library.connections import Limits
+from buswork.libipc.library.connections import DEFAULT_LIMITS, Limits
 from buswork.libipc.library.events import Disconnected, Received
 from buswork.libipc.wire.forms import DATA, BadMessage, Form, Message
 
@@ -92,6 +93,18 @@ async def test_one_read_takes_as_much_as_is_set(make_world):
     await peer.write(c(b"message" * 3))
     assert (await world.event()).message.payload == b"message" * 3
     assert kept == [10, 20, 0]
+
+
+async def test_a_read_takes_no_memory_but_for_what_came(world, pair):
+    _, peer = pair
+    tracemalloc.start()
+    try:
+        await peer.write(c(b"message"))
+        await world.event()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < DEFAULT_LIMITS.read_bytes / 2
 
 
 async def test_a_closed_connection_keeps_nothing(world, pair):

@@ -118,7 +118,8 @@ def test_nothing_brings_nothing(form):
 def test_payloads_are_bytes_of_their_own(form):
     assembler = Assembler(form)
     data = frame(form, b"abc")
-    for messages in (assembler.feed(data), assembler.feed(data + data)):
+    for pieces in (data, data + data, memoryview(data)):
+        messages = assembler.feed(pieces)
         assert {type(message.payload) for message in messages} == {bytes}
 
 

@@ -108,7 +108,11 @@ class Refused(Exception):
 # -- one connection ------------------------------------------------------------------------------
 
 
-class Visit(ServerConnection):
+# For every read, until it is taken apart: see Shared.buffer.
+_buffer: Final = memoryview(bytearray(PIECE_BYTES))
+
+
+class Visit(ServerConnection, asyncio.BufferedProtocol):
     """A connection, with what was found for it during the handshake."""
 
     guest: Guest
@@ -134,6 +138,12 @@ class Visit(ServerConnection):
         except asyncio.CancelledError:
             self.transport.abort()  # which is left to us
             raise
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

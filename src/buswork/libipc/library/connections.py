@@ -252,9 +252,10 @@ class Connection(Sender):
         if self._inbox is not None and not self._inbox.takes():
             return
         was_amid = self._is_timed  # who is told may pause, and so forget it
+        buffer = self._shared.buffer
         try:
-            data = self._sock.recv(self._shared.limits.read_bytes, _DONT_WAIT)
-            messages = self._assembler.feed(data) if data else ()
+            size = self._sock.recv_into(buffer, 0, _DONT_WAIT)
+            messages = self._assembler.feed(buffer[:size]) if size else ()
         except BlockingIOError:
             return
         except BadMessage as error:
@@ -263,7 +264,7 @@ class Connection(Sender):
         except OSError as error:
             self._end(PeerGone(f"the peer has closed without reading all: {error.strerror}"))
             return
-        if not data:
+        if not size:
             self._end(self._cut_off())
             return
         coming = iter(messages)

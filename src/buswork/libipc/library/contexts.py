@@ -64,7 +64,8 @@ class Context:
         self._boundary = Boundary()
         self._deadlines = Deadlines(loop, self.limits.message_seconds, Connection.late)
         self._shared = Shared(
-            context=self, loop=loop, limits=self.limits, reading=self._reading,
+            context=self, loop=loop, limits=self.limits,
+            buffer=memoryview(bytearray(self.limits.read_bytes)), reading=self._reading,
             sending=self._sending, boundary=self._boundary, deadlines=self._deadlines,
             emit=self._keep, ended=self._ended, reclaim=self._reclaim, closed=self._closed,
         )  # fmt: skip

@@ -28,8 +28,7 @@ class Limits(NamedTuple):
     # From the first byte of a message to its last, and for what is queued at the end.
     message_seconds: float = 30.0
     # What one read takes; a busy connection has the next one after others had theirs. Messages of
-    # 64 KiB come whole, and from 128 KiB on malloc would ask the kernel each time, 13 us per
-    # message. That many short ones are taken apart in 7 ms.
+    # 64 KiB come whole; that many short ones are taken apart in 7 ms.
     read_bytes: int = 131_000
 
 
@@ -41,6 +40,9 @@ class Shared:
     context: "Context"
     loop: asyncio.AbstractEventLoop
     limits: Limits
+    # For every read, until it is taken apart. Of one for each, small ones are left over where there
+    # was room for a big one: malloc would take several MiB in the end, nearly all of them free.
+    buffer: memoryview
     reading: Poll
     sending: Poll
     boundary: Boundary

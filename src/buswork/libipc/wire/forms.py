@@ -111,8 +111,8 @@ class Assembler:
         self._failed: str | None = None
         self.waiting = 0  # bytes held
 
-    def feed(self, data: bytes) -> list[Message]:
-        """The messages that are whole with these bytes."""
+    def feed(self, data: bytes | memoryview) -> list[Message]:
+        """The messages that are whole with these bytes, of which nothing but copies is kept."""
         # Nearly always one read brings one message: that way has to be short.
         if not self.waiting:
             size = len(data)
@@ -120,9 +120,10 @@ class Assembler:
                 if size >= _C_BYTES:
                     message_type, length, user_type = _c_parts(data)
                     if length == size - _C_BYTES and length <= self._most:
-                        return [_new(Message, (data[_C_BYTES:], user_type, message_type))]
+                        payload = bytes(data[_C_BYTES:])
+                        return [_new(Message, (payload, user_type, message_type))]
             elif size >= _ZIG_BYTES and _zig_parts(data)[0] == size - _ZIG_BYTES <= self._most:
-                return [_new(Message, (data[_ZIG_BYTES:], 0, DATA))]
+                return [_new(Message, (bytes(data[_ZIG_BYTES:]), 0, DATA))]
         return self._collect(data)
 
     def check(self) -> None:
@@ -130,7 +131,7 @@ class Assembler:
         if self._failed is not None:
             raise BadMessage(self._failed)
 
-    def _collect(self, data: bytes) -> list[Message]:
+    def _collect(self, data: bytes | memoryview) -> list[Message]:
         self.check()
         held = self._held
         held += data
