@@ -52,9 +52,12 @@ MOST_MESSAGES: Final = 2
 # The same where a request may be long, as many as the kernel allows everybody: where none was
 # there, the process sleeps for 50 us, and then takes as many as came meanwhile.
 MOST_LONG_MESSAGES: Final = 10
-# Of a long exchange, the next frame is there after some 50 us: to try again for about so long is
-# cheaper than the way through the loop.
-TRIES: Final = 30
+# Of a long exchange, a process that finds nothing, or no room, sleeps for 50 us, which the kernel
+# makes 110. Who is there when it wakes up keeps pace with it; by the way through the loop one comes
+# too late, and it sleeps for each ten frames. So it is tried again for some 200 us, and 2 ms in all
+# of an exchange: who means well needs no more.
+TRIES_AT_ONCE: Final = 100
+TRIES: Final = 1_000
 # Then others have their turn: whoever writes without an end does not hold up the loop.
 FRAMES_PER_TURN: Final = 256
 # How long room for queues is waited for, and how often it is looked for.
@@ -229,6 +232,7 @@ class _Exchange:
         self._joiner = AnswerJoiner(uniq)
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[bytearray] = self._loop.create_future()
+        self._tries = TRIES
 
     async def run(self) -> bytearray:
         loop = self._loop
@@ -259,7 +263,7 @@ class _Exchange:
 
     def _send(self) -> None:
         while self._frame:
-            _tried(self._ask.send, self._frame)
+            self._tried(self._ask.send, self._frame)
             self._frame = next(self._frames, None)
 
     def _send_rest(self) -> None:
@@ -268,12 +272,14 @@ class _Exchange:
 
     def _receive(self) -> None:
         for _ in range(FRAMES_PER_TURN):
-            frame = _tried(self._answer.receive)
-            with suppress(OtherAnswer):
+            frame = self._tried(self._answer.receive)
+            try:
                 payload = self._joiner.feed(frame)
-                if payload is not None:
-                    self._done.set_result(payload)
-                    return
+            except OtherAnswer:
+                continue
+            if payload is not None:
+                self._done.set_result(payload)
+                return
 
     def _gone(self) -> None:
         """What it had answered before counts."""
@@ -282,15 +288,17 @@ class _Exchange:
         if not self._done.done():
             raise self._ended()
 
+    def _tried(self, work: Callable[..., _Done], *arguments: bytes) -> _Done:
+        """BlockingIOError: it takes longer."""
+        failed = 0
+        while True:
+            try:
+                return work(*arguments)
+            except BlockingIOError:
+                failed += 1
+                self._tries -= 1
+                if failed > TRIES_AT_ONCE or self._tries < 0:
+                    raise
+
     def _ended(self) -> errors.ProcessGone:
         return errors.ProcessGone(f"process {self._target.pid} ended before it answered")
-
-
-def _tried(work: Callable[..., _Done], *arguments: bytes) -> _Done:
-    """BlockingIOError: it takes longer."""
-    for _ in range(TRIES):
-        try:
-            return work(*arguments)
-        except BlockingIOError:
-            pass
-    return work(*arguments)

@@ -58,6 +58,7 @@ class Queue:
         self._fd = fd
         self.attributes = attributes(fd)
         self._buffer = ctypes.create_string_buffer(self.attributes.message_bytes)
+        self._received = memoryview(self._buffer)
 
     def fileno(self) -> int:
         return self._fd
@@ -70,7 +71,7 @@ class Queue:
         length = _libc.mq_receive(self._fd, self._buffer, len(self._buffer), None)
         if length < 0:
             _fail()
-        return ctypes.string_at(self._buffer, length)
+        return self._received[:length].tobytes()
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -62,6 +62,7 @@ class RefusedFrame(Exception):
 # -- ours: requests out, answers in ----------------------------------------------------------------
 
 _REQUEST_HEAD: Final = b'{"req":%d,"uniq":%d,"remain":%d}'
+_MORE_HEAD: Final = b'{"status":206,"uniq":%d,"remain":%d}\0'
 # As every process has it that was seen, which need not go through a reader of all JSON.
 _USUAL_ANSWER_HEAD: Final = re.compile(
     rb'\{"status":(?P<status>[1-9]\d\d),"uniq":(?P<uniq>0|[1-9]\d{0,8}),'
@@ -102,12 +103,17 @@ class AnswerJoiner:
         self._most = most
         self._remain: int | None = None  # what is still to come, once something came
         self._payload = bytearray()
+        self._next_head = b"\0"  # with which no frame begins
 
     def feed(self, frame: bytes) -> bytearray | None:
         """The payload as soon as it is whole.
 
         OtherAnswer: this frame does not count. BadFrame or RefusedFrame: there will be no answer.
         """
+        if self._remain is not None and frame.startswith(self._next_head):
+            # One of many: nothing in it has to be read.
+            self._take(self._remain, frame[len(self._next_head) :], is_last=False)
+            return None
         text, _, part = frame.partition(b"\0")
         head = _answer_head(text)
         if head["uniq"] != self._uniq:
@@ -116,7 +122,11 @@ class AnswerJoiner:
             raise OtherAnswer(f"of request {head['uniq']}")
         if head["status"] not in (Status.DONE, Status.MORE):
             raise RefusedFrame(head["status"])
-        remain, is_last = head["remain"], head["status"] == Status.DONE
+        is_last = head["status"] == Status.DONE
+        self._take(head["remain"], part, is_last=is_last)
+        return self._payload if is_last else None
+
+    def _take(self, remain: int, part: bytes, *, is_last: bool) -> None:
         self._check(remain, part, is_last=is_last)
         if self._remain is None:
             # All of its room at once: one that grows is copied again and again.
@@ -124,7 +134,7 @@ class AnswerJoiner:
         at = len(self._payload) - remain
         self._payload[at : at + len(part)] = part
         self._remain = remain - len(part)
-        return self._payload if is_last else None
+        self._next_head = _MORE_HEAD % (self._uniq, self._remain)
 
     def _check(self, remain: int, part: bytes, *, is_last: bool) -> None:
         if self._remain is None:
