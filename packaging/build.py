@@ -80,6 +80,9 @@ def build(scratch: Path, output: Path) -> Path:
         _copy(other, lib)
     _install(tree, scratch)
     _add_documents(tree / "usr/share/doc/buswork", carried)
+    overrides = tree / "usr/share/lintian/overrides"
+    overrides.mkdir(parents=True)
+    shutil.copyfile(HERE / "lintian-overrides", overrides / "buswork")
     architecture = _said("dpkg", "--print-architecture")
     _add_control(tree, architecture)
     output.mkdir(parents=True, exist_ok=True)
@@ -125,6 +128,8 @@ def _copy(package: Distribution, lib: Path) -> None:
         target = lib / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
+        if file.suffix == ".so":
+            _run("strip", "--strip-unneeded", target)
 
 
 def _debians_python() -> tuple[str, ...]:

@@ -1,3 +1,4 @@
+import importlib
 import os
 import pathlib
 import pty
@@ -6,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 from cli.services import Services
@@ -16,12 +18,19 @@ from buswork.cli.exits import MEANINGS
 # Keys that would run something, or be an option, if they came onto a command line.
 EVIL = ["lamp/$(touch /tmp/buswork-pwned)", "lamp/`id`", "lamp/;id", "lamp/a b", "-rf", "~root/x"]
 BIN = pathlib.Path(sys.executable).parent
+REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def test_man_pages(tmp_path):
-    command, daemon, appview, doors = generate.write("man", tmp_path / "man")
+    command, daemon, appview, doors, *others = generate.write("man", tmp_path / "man")
     names = (command.name, daemon.name, appview.name, doors.name)
     assert names == ("buswork.1", "busworkd.8", "buswork-appview.8", "buswork-doors.8")
+    assert {other.name for other in others} == {
+        "buswork-agent.1",
+        "globstash.1",
+        "mapipc.1",
+        "buswork-probe-fsct.8",
+    }
     text = command.read_text()
     assert ".SH EXIT STATUS" in text
     for meaning in MEANINGS.values():
@@ -30,6 +39,25 @@ def test_man_pages(tmp_path):
     assert r"\-\-limit" in daemon.read_text()
     assert r"\-\-tmp\-sockets" not in appview.read_text()
     assert r"\-\-fmr\-door" in doors.read_text()
+
+
+def test_every_program_has_a_man_page():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert {*generate.PROGRAMS, *generate.SMALL_PROGRAMS} == {*project["scripts"]}
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="not installed: groff")
+@pytest.mark.parametrize("program", generate.SMALL_PROGRAMS)
+def test_man_pages_of_small_programs(program, tmp_path):
+    """What they say is there, and nothing of it is taken for a command of roff."""
+    argv = ["groff", "-man", "-Tascii", "-ww", "-P-cbou"]
+    page = generate.small_man_page(program)
+    done = subprocess.run(argv, input=page, capture_output=True, text=True, check=True)
+    assert not done.stderr
+    module = importlib.import_module(generate.SMALL_PROGRAMS[program][0])
+    said = module.__doc__ + getattr(module, "USAGE", "") + getattr(module, "HELP", "")
+    for word in said.split("\n", 1)[1].split():
+        assert word in done.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

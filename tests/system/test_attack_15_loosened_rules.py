@@ -42,13 +42,6 @@ def daemon(machine: Machine, run: Path) -> Daemon:
 
 
 @pytest.fixture
-def alice(machine: Machine, daemon: Daemon) -> Iterator[Client]:
-    client = machine.client("alice")
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def bob(machine: Machine, daemon: Daemon) -> Iterator[Client]:
     client = machine.client("bob")
     yield client

@@ -64,13 +64,6 @@ def alice(machine: Machine, daemon: Daemon) -> Iterator[Client]:
 
 
 @pytest.fixture
-def bob(machine: Machine, daemon: Daemon) -> Iterator[Client]:
-    client = machine.client("bob")
-    yield client
-    client.close()
-
-
-@pytest.fixture
 def root(machine: Machine, daemon: Daemon) -> Iterator[Client]:
     """Who may do everything: its players and choices end with the test."""
     client = machine.client("root")

@@ -113,6 +113,14 @@ def machine(packages: pathlib.Path) -> Iterator[Machine]:
         yield machine
 
 
+@pytest.mark.skipif(shutil.which("lintian") is None, reason="not installed: lintian")
+def test_lintian_finds_nothing(packages: pathlib.Path) -> None:
+    (ours,) = packages.glob("buswork_*.deb")
+    check = ["lintian", "--allow-root", "--fail-on", "warning", ours]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_nothing_of_the_project_is_used(machine: Machine) -> None:
     code = "import sys; sys.path.insert(0, '/usr/lib/buswork'); import buswork, cbor2, websockets;"
     code += "import dbus_next, msgpack, pyudev, usb; print(*(m.__file__ for m in"

@@ -4,6 +4,8 @@ KIND is man, bash, zsh or fish. Needs argparse-manpage and shtab, which nothing 
 """
 
 import argparse
+import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,13 @@ PROGRAMS = {
     "busworkd": ("buswork.daemon", "8", "four small IPC worlds on the D-Bus system bus"),
     "buswork-appview": ("buswork.appviewd", "8", "processes under AppView on the D-Bus system bus"),
     "buswork-doors": ("buswork.doors", "8", "has the IP sockets of busworkd"),
+    "buswork-agent": ("buswork.fsct.agent", "1", "shows a user's media players on displays"),
+}
+# Programs without a parser: what they say of themselves is all that there is to tell.
+SMALL_PROGRAMS = {
+    "globstash": ("buswork.thin.globstash", "1"),
+    "mapipc": ("buswork.thin.mapipc", "1"),
+    "buswork-probe-fsct": ("buswork.fsct.probe", "8"),
 }
 _FILES = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
 KINDS = ("man", *_FILES)
@@ -106,6 +115,27 @@ def man_page(program: str) -> str:
     return text.replace(".SH COMMENTS\nexit status:\n", ".SH EXIT STATUS\n.nf\n")
 
 
+def small_man_page(program: str) -> str:
+    module, section = SMALL_PROGRAMS[program]
+    said = importlib.import_module(module)
+    first, _, rest = (said.__doc__ or "").partition("\n")
+    summary = first.removeprefix(f"{program}: ").rstrip(".")
+    usage = "".join(getattr(said, name, "") for name in ("USAGE", "HELP"))
+    parts = {
+        "NAME": f"{program} \\- {_roff(summary)}",
+        "DESCRIPTION": f".nf\n{_roff(f'{usage}{rest}'.strip())}\n.fi",
+        "SEE ALSO": ".BR buswork (1)",
+    }
+    head = f'.TH {program.upper()} {section} "" "buswork {__version__}" buswork\n'
+    return head + "".join(f".SH {name}\n{text}\n" for name, text in parts.items())
+
+
+def _roff(text: str) -> str:
+    """As it is: a point or an apostrophe begins a command, a dash may be broken at."""
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return re.sub("^([.'])", r"\\&\1", text, flags=re.MULTILINE)
+
+
 def completion(program: str, shell: str) -> str:
     import shtab
 
@@ -121,12 +151,15 @@ def completion(program: str, shell: str) -> str:
 
 
 def texts(kind: str) -> Iterator[tuple[str, str]]:
-    """The name and the text of each file of a kind, one for each program."""
+    """The name and the text of each file of a kind."""
     for program, (_, section, _) in PROGRAMS.items():
         if kind == "man":
             yield f"{program}.{section}", man_page(program)
         else:
             yield _FILES[kind].format(program), completion(program, kind)
+    if kind == "man":
+        for program, (_, section) in SMALL_PROGRAMS.items():
+            yield f"{program}.{section}", small_man_page(program)
 
 
 def write(kind: str, folder: Path) -> list[Path]:
