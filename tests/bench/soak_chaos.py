@@ -25,6 +25,9 @@ from buswork.bus.objects import escape_name
 DISPLAYS = ("/org/buswork/simulator", "org.buswork.Simulator")
 BOARD_PORTS = ("/org/buswork/simulator/boards", "org.buswork.Simulator.Boards")
 DEVICE = "org.flipper.Device"
+POLKIT = ("/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.DBus.Properties")
+POLKIT_NAME = "org.freedesktop.PolicyKit1"
+POLKIT_SECONDS = 1.0
 BACK_SECONDS = 30.0
 END_SECONDS = 100.0
 
@@ -135,13 +138,33 @@ class Chaos:
             self._replug_display: DISPLAY_SECONDS,
             self._restart_doors: DOORS_SECONDS,
         }
-        return [asyncio.create_task(self._go(*each)) for each in kinds.items()]
+        going = [asyncio.create_task(self._go(*each)) for each in kinds.items()]
+        return [*going, asyncio.create_task(self._watch_polkit())]
 
     async def _go(self, kind: Callable[[Random], Awaitable[None]], seconds: float) -> None:
         random = Random(f"{self._seed} {getattr(kind, '__name__', '')}")
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5) * seconds)
             await kind(random)
+
+    async def _watch_polkit(self) -> None:
+        """Nobody's purpose: on a busy machine, polkit 122 now and then takes 15 s for one question,
+        in which it answers nobody. Who waits for the daemon no longer than 10 s is cut off then."""
+        eyes = self._house.machine.client()
+        words = (POLKIT_NAME + ".Authority", "BackendName")
+        while True:
+            await asyncio.sleep(POLKIT_SECONDS / 2)
+            asking = asyncio.to_thread(
+                eyes.call, *POLKIT, "Get", "ss", *words, destination=POLKIT_NAME, timeout=60.0
+            )
+            asked = asyncio.create_task(asking)
+            done, _ = await asyncio.wait((asked,), timeout=POLKIT_SECONDS)
+            if not done:
+                self._house.weather.begin("polkit")
+                self.done[f"polkit took longer than {POLKIT_SECONDS:g} s, by itself"] += 1
+            await asked
+            if not done:
+                self._house.weather.end("polkit")
 
     async def restart(self, name: str, *, kills: bool) -> None:
         await asyncio.to_thread(self._house.restart, name, kills=kills)

@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 FATES = ("asked", "answered", "refused", "cut", "lost")
 # What may be made to fail, each by the one who started it.
-TARGETS = ("daemon", "values", "appview", "doors", "c", "zig", "1-1", "1-2", "1-3", "1-4")
+TARGETS = (
+    *("daemon", "values", "appview", "doors", "polkit"),
+    *("c", "zig", "1-1", "1-2", "1-3", "1-4"),
+)
 # An answer that takes longer is lost; every deadline of the daemon's own is shorter.
 PATIENCE = 60.0
 # One that takes so long is remarked.
@@ -142,7 +145,7 @@ class Desk:
         self._counts = counts
         self._weather = weather
         self._remarks = remarks
-        self._targets = targets
+        self._targets = (*targets, "polkit")
         self.is_closing = False
         self.begin()
 
