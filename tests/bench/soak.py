@@ -35,11 +35,11 @@ five wings have, over D-Bus and in the native protocols, {rate:,.0f} requests a 
 things go wrong on purpose. A request is answered; refused, by an error that it may have at any time
 (a board that somebody has claimed); cut off, where something was done to its target meanwhile, or
 polkit answered nobody, and the error says so; or it died with the process that asked. All else is
-lost. What the services take is looked at every {every:g} s, from a fifth of the time on (the doors: from {doors:.0%}): the
-medians of the first and the last quarter, and a line through all of it. There is growth where both
-say so. What the services keep up to a limit (the history of the store, what is known of callers)
-has a low one here, and garbage is looked for more often: as shipped, that takes 10 to 30 MiB more
-after some hours. Written by `./dev bench soak --update-docs`."""
+lost. What the services take is looked at every {every:g} s, from a fifth of the time on (the doors:
+from {doors:.0%}): the medians of the first and the last quarter, and a line through all of it.
+There is growth where both say so. What the services keep up to a limit (the history of the store,
+what is known of callers) has a low one here, and garbage is looked for more often: as shipped, that
+takes 10 to 30 MiB more after some hours. Written by `./dev bench soak --update-docs`."""
 
 EVERY_SECONDS, PROGRESS_SECONDS = 5.0, 30.0
 # Shares of the time.

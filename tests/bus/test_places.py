@@ -128,3 +128,31 @@ async def test_39_who_gives_up_waiting_leaves_the_place_to_others(called):
     async with asyncio.timeout(10), places.place(3):
         assert places._free == 0
     assert (places._free, places._used) == (1, {})
+
+
+async def test_39_so_many_of_one_user_though_there_is_more_room():
+    """His next one comes when he gives a place back, and not when somebody else does."""
+    places, order = Places(3, 2), []
+
+    def come(uid, name):
+        return asyncio.create_task(taken(uid, name))
+
+    async def taken(uid, name):
+        await places.take(uid)
+        order.append(name)
+
+    await asyncio.gather(come(1, "a1"), come(1, "a2"))
+    waiting = [come(1, "a3"), come(1, "a4")]
+    await settle()
+    waiting.append(come(2, "b1"))
+    await settle()
+    places.give_back(2)
+    await settle()
+    assert order == ["a1", "a2", "b1"]
+    waiting[0].cancel()
+    places.give_back(1)
+    await settle()
+    assert order == ["a1", "a2", "b1", "a4"]
+    places.give_back(1)
+    places.give_back(1)
+    assert (places._free, places._used, places._waiting) == (3, {}, {})

@@ -15,13 +15,13 @@ from buswork.cli.parsing import (
 @pytest.fixture
 def parser():
     parser = Parser(prog="try")
-    add_common(parser, defaults=True, timeout=True)
+    add_common(parser, defaults=True)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     actions = add_group(commands, "wing", "a wing", "What a wing has.")
     command = add_command(actions, "do", "wing.do", "do something")
     command.add_argument("words", nargs="+")
     command.add_argument("--often", type=int)
-    add_command(actions, "wait", "wing.wait", "wait", "Waits.", timeout=False)
+    add_command(actions, "wait", "wing.wait", "wait", "Waits.", timeout=None)
     return parser
 
 

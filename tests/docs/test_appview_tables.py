@@ -35,10 +35,13 @@ LIMITS = {
         f"{conversations.CONVERSATIONS}, or as many as `LimitMSGQUEUE=` has room for"
     ),
     "of these, for one user": f"{conversations.CONVERSATIONS_PER_UID}",
+    "processes that scans ask, or wait to ask, at once": (
+        f"{inspector.SCANNED}, of one user's processes {inspector.SCANNED_PER_UID}; others wait"
+    ),
     "a pair of queues": (
         f"2 x {conversations.MOST_MESSAGES} messages of {frames.FRAME_BYTES} bytes"
     ),
-    "the same, where a configuration is sent": (
+    "the same, where a configuration is asked for, or sent": (
         f"2 x {conversations.MOST_LONG_MESSAGES} messages of {frames.FRAME_BYTES} bytes"
     ),
     "a request": f"{frames.MOST_REQUEST_BYTES} bytes",

@@ -1,6 +1,8 @@
 """What the page about the doctor says in tables, held against the code."""
 
-from support.guides import ROOT, table
+import re
+
+from support.guides import ROOT, rights, table
 
 from buswork.cli.exits import Exit
 from buswork.doctor.checks import CHECKS
@@ -17,6 +19,11 @@ def test_the_checks():
 def test_the_exit_statuses():
     told = [int(row[0]) for row in table(PAGE, "## Exit status")]
     assert told == [Exit.OK, Exit.WARNINGS, Exit.BROKEN]
+
+
+def test_the_rights_are_those_of_the_policy():
+    found = re.findall(r"^\| `([a-z-]+)` \|.*\| (.*) \| (.*) \|$", PAGE, re.MULTILINE)
+    assert {action: (here, elsewhere) for action, here, elsewhere in found} == rights("org.buswork")
 
 
 def test_the_severities():

@@ -6,12 +6,12 @@ import pytest
 from support.guides import rights, table
 
 from buswork.errors import BusworkError
-from buswork.flipper import errors
-from buswork.flipper.model import calls, claims, events
+from buswork.flipper import doors, errors, holders
+from buswork.flipper.model import boards, calls, claims, events
 from buswork.flipper.native import network, sessions
 from buswork.flipper.wire.errors import Error
 from buswork.flipper.wire.samba import ERASE_SECONDS
-from buswork.flipper.wire.terms import BLOCK_BYTES
+from buswork.flipper.wire.terms import BLOCK_BYTES, MAX_IMAGE_BYTES
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guide-flipper.md").read_text()
@@ -36,6 +36,28 @@ def test_the_errors_are_those_of_the_wing():
     boards = {f"org.flipper.Error.{error.camel}" for error in Error}
     assert names <= told | {errors.AlreadyAttached.name}
     assert told <= names | boards | {"org.flipper.Error.BadAnswer"}
+
+
+def test_the_limits_are_those_of_the_code():
+    assert dict(rows("## Limits")) == {
+        "boards": f"{boards.MAX_BOARDS}",
+        "subscriptions of a board": (
+            f"{events.MAX_SUBSCRIPTIONS}; of one program {events.MAX_SUBSCRIPTIONS_OF_OWNER}, "
+            f"of one user {events.MAX_SUBSCRIPTIONS_OF_UID}"
+        ),
+        "looks of a subscription": (
+            f"every {events.MIN_INTERVAL_MS} to {events.MAX_INTERVAL_MS} milliseconds"
+        ),
+        "a push or pull": f"{calls.MAX_TRANSFER_BYTES >> 20} MiB",
+        "pushes and pulls of all callers, in memory": f"{holders.MOST_BYTES >> 20} MiB",
+        "the image of a user module": f"{MAX_IMAGE_BYTES} bytes",
+        "the lease of a claim": (
+            f"{claims.MIN_LEASE_SECONDS} to {claims.MAX_LEASE_SECONDS} seconds"
+        ),
+        "programs of one user at a door": (
+            f"{doors.GUESTS_PER_UID}; then the one that was silent longest goes"
+        ),
+    }
 
 
 @pytest.mark.parametrize(

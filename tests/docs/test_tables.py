@@ -10,7 +10,7 @@ from support.guides import table
 from buswork.authority import Limits
 from buswork.bus import backlog, news
 from buswork.client import fsct
-from buswork.fsct import wing
+from buswork.fsct import mpris, relay, wing
 from buswork.fsct.model.display import MAX_DEVICES
 from buswork.fsct.model.players import MAX_PLAYERS, MAX_TEXT_BYTES
 from buswork.fsct.native.calls import RIGHTS
@@ -40,6 +40,8 @@ LIMITS = {
     "values in a message; in JSON, commas and colons": f"{msgpackrpc.MAX_VALUES}",
     "lists and maps in a message": f"{msgpackrpc.MAX_CONTAINERS}",
     "from a request on the socket to its answer": f"{Patience().request_seconds:.0f} seconds",
+    "connections to the agent's socket": f"{relay.MAX_CONNECTIONS}",
+    "media players that the agent shows": f"{mpris.MAX_PLAYERS}",
     "PropertiesChanged of a user's players": (
         f"{news.AT_ONCE} at once, then {news.A_SECOND} a second"
     ),

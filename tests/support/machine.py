@@ -395,6 +395,7 @@ class Daemon:
     process: Process
     notifications: Notifications
     log_path: pathlib.Path
+    was_killed: bool = False
 
     @property
     def pid(self) -> int:
@@ -420,6 +421,7 @@ class Daemon:
         return self.process.wait(timeout)
 
     def kill(self) -> None:
+        self.was_killed = True
         self.process.kill()
         self.process.wait()
 

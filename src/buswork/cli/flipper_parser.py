@@ -311,5 +311,5 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--service",
         action="store_true",
-        help="claim it for service: u2.gpio, u2.uart0 and 4s.uart0 may be used as well",
+        help="claim it for service: u2.gpio, u2.uart0, 4s.uart0 and wdt.fire may be used too",
     )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from buswork.cli.parsing import Commands, add_command, add_group, seconds
+from buswork.cli.parsing import CALLS, Commands, add_command, add_group, seconds
 
 DESCRIPTION = """\
 Messages between programs, by libipc. A SERVICE is a name in a run directory: in $IPC_RUNDIR, or
@@ -48,7 +48,13 @@ def size(text: str) -> int:
 
 
 def _add(
-    actions: Commands, name: str, run: str, summary: str, description: str, *, timeout: bool = True
+    actions: Commands,
+    name: str,
+    run: str,
+    summary: str,
+    description: str,
+    *,
+    timeout: str | None = CALLS,
 ) -> argparse.ArgumentParser:
     parser = add_command(actions, name, run, summary, description, timeout=timeout)
     parser.set_defaults(opens_bus=False)
@@ -95,7 +101,7 @@ def _add_send(actions: Commands) -> None:
         "several answers, each is a line. On a terminal, control characters are escaped. With "
         "--json, each is an object with type, user_type and payload, which is a text, or an "
         'object {"hex": ...} of what is no UTF-8.',
-        timeout=False,
+        timeout=None,
     )
     parser.add_argument("service", metavar="SERVICE", help="who gets it")
     parser.add_argument(

@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="buswork", description=DESCRIPTION, epilog=epilog())
-    add_common(parser, defaults=True, timeout=True)
+    add_common(parser, defaults=True)
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="COMMAND", required=True, parser_class=Parser
@@ -246,7 +246,7 @@ def _add_wait(actions: Commands) -> None:
         "wait for a value",
         "Waits until KEY is set, or until it is VALUE (an empty VALUE: until it is not set), and "
         "prints the value as get does. Returns at once when that is so already.",
-        timeout=False,
+        timeout=None,
     )
     parser.add_argument("key", metavar="KEY", help="what to wait for")
     add_optional(parser, "value", "what it has to be")

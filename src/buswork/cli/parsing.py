@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 SUPPRESS = argparse.SUPPRESS
 
@@ -72,8 +72,16 @@ def seconds(text: str) -> float:
     return number
 
 
-def add_common(parser: argparse.ArgumentParser, *, defaults: bool, timeout: bool) -> None:
+# What --timeout is, but for a few commands.
+CALLS: Final = "how long a call may take (default: 25, 150 with a password prompt)"
+
+
+def add_common(
+    parser: argparse.ArgumentParser, *, defaults: bool, timeout: str | None = CALLS
+) -> None:
     """The options that every command has, before or after its name.
+
+    timeout: what that option is, if the command has it.
 
     Only the parser at the top gives them defaults; a subparser's would overrule what was given.
     """
@@ -112,7 +120,7 @@ def add_common(parser: argparse.ArgumentParser, *, defaults: bool, timeout: bool
             type=seconds,
             default=default(None),
             metavar="SECONDS",
-            help="how long a call may take (default: 25, 150 with a password prompt)",
+            help=timeout,
         )
 
 
@@ -123,7 +131,7 @@ def add_command(
     summary: str,
     description: str = "",
     *,
-    timeout: bool = True,
+    timeout: str | None = CALLS,
 ) -> argparse.ArgumentParser:
     text = description or f"{summary[0].upper()}{summary[1:]}."
     parser = commands.add_parser(name, help=summary, description=text)

@@ -26,9 +26,15 @@ def add(commands: Commands) -> None:
 
 
 def _add(
-    commands: Commands, name: str, run: str, summary: str, description: str
+    commands: Commands,
+    name: str,
+    run: str,
+    summary: str,
+    description: str,
+    *,
+    timeout: str | None = None,
 ) -> argparse.ArgumentParser:
-    parser = add_command(commands, name, run, summary, description)
+    parser = add_command(commands, name, run, summary, description, timeout=timeout)
     parser.set_defaults(opens_bus=False)
     return parser
 
@@ -85,5 +91,10 @@ def _add_uninstall(commands: Commands) -> None:
 
 def _add_doctor(commands: Commands) -> None:
     _add(
-        commands, "doctor", "doctor.show", "is all well? if not: how to mend it", DOCTOR_DESCRIPTION
+        commands,
+        "doctor",
+        "doctor.show",
+        "is all well? if not: how to mend it",
+        DOCTOR_DESCRIPTION,
+        timeout="how long it may take to look at one thing (default: 3)",
     )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from buswork.cli.parsing import Commands, add_command, add_group, add_optional
+from buswork.cli.parsing import CALLS, Commands, add_command, add_group, add_optional
 
 DESCRIPTION = """\
 Processes that have the AppView library in them. A PROCESS is a pid, or the name of a program; of
@@ -22,6 +22,9 @@ def add(commands: Commands) -> None:
         add_one(actions)
 
 
+UNTIL_IT_REPORTS = "give up after so long (default: never)"
+
+
 def setting(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name.startswith("APPVIEW_"):
@@ -30,9 +33,15 @@ def setting(text: str) -> tuple[str, str]:
 
 
 def _add(
-    actions: Commands, name: str, run: str, summary: str, description: str = ""
+    actions: Commands,
+    name: str,
+    run: str,
+    summary: str,
+    description: str = "",
+    *,
+    timeout: str = CALLS,
 ) -> argparse.ArgumentParser:
-    parser = add_command(actions, name, run, summary, description)
+    parser = add_command(actions, name, run, summary, description, timeout=timeout)
     parser.add_argument("--others", action="store_true", help="among all users' processes")
     return parser
 
@@ -135,6 +144,7 @@ def _add_attach(actions: Commands) -> None:
         "Views a process again that was detached, or gives a viewed one other settings. It takes "
         "them at its next report, which is waited for: within 10 seconds if nobody has set another "
         "period.",
+        timeout=UNTIL_IT_REPORTS,
     )
     _add_process(parser)
     parser.add_argument(
@@ -156,6 +166,7 @@ def _add_detach(actions: Commands) -> None:
         "view a process no longer",
         "Ends the view of a process; the library stays in it. It does so at its next report, which "
         "is waited for: within 10 seconds if nobody has set another period.",
+        timeout=UNTIL_IT_REPORTS,
     )
     _add_process(parser, may_miss=True)
     parser.add_argument("-a", "--all", action="store_true", help="all viewed processes")

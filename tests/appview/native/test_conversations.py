@@ -236,6 +236,26 @@ async def test_answers_to_others_without_an_end(conversations, viewed, monkeypat
                 await conversation.ask(requests.STATUS)
 
 
+async def test_who_is_late_is_waited_for_so_long_and_no_longer(conversations, viewed):
+    """And so long in all of an exchange: who is always nearly there does not hold up the loop."""
+    tried = []
+
+    def nothing():
+        tried.append(None)
+        raise BlockingIOError
+
+    with viewed.held() as target:
+        async with conversations.speak(target, 0) as conversation:
+            exchange = module._Exchange(conversation._pair, b"x", 1)
+    with pytest.raises(BlockingIOError):
+        exchange._tried(nothing)
+    assert len(tried) == module.TRIES_AT_ONCE + 1
+    for _ in range(100):
+        with pytest.raises(BlockingIOError):
+            exchange._tried(nothing)
+    assert len(tried) <= module.TRIES + 101
+
+
 async def test_a_late_answer_reaches_nobody():
     """The process is stopped, asked in vain, and goes on while it is asked for something else."""
     conversations = Conversations(seconds=0.2)
@@ -282,6 +302,7 @@ async def test_a_process_that_ends_between_frames(conversations, viewed):
             os.kill(viewed.pid, 9)
             with pytest.raises(errors.ProcessGone):
                 await asking
+            assert not asyncio.get_running_loop().remove_writer(conversation._pair.ask)
     await viewed.kill()
     assert queues_of(viewed.pid) == []
 
@@ -377,6 +398,24 @@ async def test_no_room_for_queues(conversations, viewed, monkeypatch):
     monkeypatch.setattr(mqueue, "create", refuse)
     with viewed.held() as target, pytest.raises(LimitsExceeded):
         await status(conversations, target)
+
+
+async def test_no_room_to_wait_for_it(conversations, viewed, monkeypatch):
+    """What is closed afterwards is not looked at any more: the next one has its number."""
+    loop = asyncio.get_running_loop()
+    real = loop.add_reader
+
+    def add_reader(fd, *rest):
+        if fd == target.pidfd:
+            raise OSError(errno.ENOSPC, "no room")
+        real(fd, *rest)
+
+    monkeypatch.setattr(loop, "add_reader", add_reader)
+    with viewed.held() as target:
+        async with conversations.speak(target, 0) as conversation:
+            with pytest.raises(LimitsExceeded):
+                await conversation.ask(requests.STATUS)
+            assert not loop.remove_reader(conversation._pair.answer)
 
 
 async def test_queues_that_may_not_be_made(conversations, viewed, monkeypatch):

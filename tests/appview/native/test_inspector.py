@@ -292,7 +292,7 @@ async def test_what_is_merged_comes_to_the_rest(world):
     assert (result["tags"], result["libappview"]["summaryperiod"]) == ({"a": "1", "b": "2"}, 4)
 
 
-@pytest.mark.parametrize("how", ["set", "merge"])
+@pytest.mark.parametrize("how", ["set", "merge", "get"])
 async def test_what_may_be_long_has_deep_queues(world, monkeypatch, how):
     depths = []
     real = Conversation.exchange
@@ -303,7 +303,10 @@ async def test_what_may_be_long_has_deep_queues(world, monkeypatch, how):
 
     _, process = await world.start()
     monkeypatch.setattr(Conversation, "exchange", exchange)
-    await getattr(world.inspector, f"{how}_configuration")(process, ANYBODY, "{}")
+    if how == "get":
+        await world.inspector.ask(process, ANYBODY, requests.GET_CONFIGURATION)
+    else:
+        await getattr(world.inspector, f"{how}_configuration")(process, ANYBODY, "{}")
     assert set(depths) == {MOST_LONG_MESSAGES}
 
 

@@ -205,6 +205,9 @@ def frame(status=200, uniq=7, remain=2, part=b"{}"):
         [frame(206, remain=4), frame(200, remain=3)],
         [frame(206, remain=2)],  # nothing is left for a next one
         [frame(206, remain=2, part=b"")],
+        [frame(206, remain=4), frame(206, remain=2)],  # the same of a later one
+        [frame(206, remain=4), frame(206, remain=2, part=b"")],
+        [frame(206, remain=4), frame(206, remain=2, part=b"{}}")],
         [frame(200, remain=3)],
         [frame(200, remain=-2)],
         [frame(200, remain=1)],

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 import tracemalloc
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from libipc.doors.house import (
@@ -612,6 +612,32 @@ async def test_with_a_certificate_it_is_wss(daemon, tmp_path):
         await until_closed(sock)
     await until(lambda: len(doorstep.gate) == 0)
     await doorstep.close()
+
+
+async def test_what_came_before_one_left_without_a_word_counts(daemon, tmp_path):
+    """Over TLS too, which may have more by then than there is room for in one read."""
+    cert, key = certificate(tmp_path)
+    words = ("--serve-uid", UID, "--ipc-service", "pong", "--ipc-cert", cert, "--ipc-key", key)
+    doorstep = await Doorstep(daemon, tmp_path, *words).open()
+    part = b"\x01" + bytes(39_999)
+    parts = [frame(2, part, head=0x02), *8 * [frame(0, part, head=0)], frame(0, part)]
+    await asyncio.to_thread(says_and_leaves, doorstep.place, cert, b"".join(parts))
+    await until(lambda: daemon.of(Form.C).reads)
+    assert daemon.of(Form.C).reads == [message(Form.C, (10 * part)[1:], 1)]
+    await doorstep.close()
+
+
+def says_and_leaves(place, cert, data):
+    trusting = ssl.create_default_context(cafile=cert)
+    bare = socket.create_connection(tuple(place), timeout=PATIENCE)
+    with trusting.wrap_socket(bare, server_hostname="localhost") as sock:
+        sock.sendall(handshake())
+        assert b" 101 " in sock.recv(4096)
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            while sock.recv(4096):
+                pass
 
 
 async def test_other_hosts_need_the_token_whoever_they_are(doorstep, monkeypatch):

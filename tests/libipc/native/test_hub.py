@@ -1,5 +1,6 @@
 """The hub: which service is meant, and what it connects to."""
 
+import asyncio
 import os
 import socket
 
@@ -49,6 +50,15 @@ async def test_a_directory_by_another_way_is_not_one_more(town, tmp_path):
     with pytest.raises(InvalidArgs, match="no such run directory"):
         await hub.connect(STRANGER, "network", Form.ZIG)
     await hub.stop()
+
+
+async def test_nobody_looks_around_after_the_end(town, tmp_path):
+    hub = Hub([town.c], town.authority, town.commons, tmp_path / "doors.sock")
+    asking = asyncio.create_task(hub.services(ME))
+    await asyncio.sleep(0)
+    await hub.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 async def test_unless_only_one_of_them_lives(town):

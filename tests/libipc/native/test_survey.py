@@ -137,6 +137,16 @@ async def test_who_asks_all_the_time_leaves_others_time(town):
     assert look._looks._most_rest == module.MOST_REST_SECONDS > 0
 
 
+async def test_the_end(town):
+    look = Survey([town.c], UID, lambda directory, name: None)
+    asking = asyncio.create_task(look.services(ME))
+    await asyncio.sleep(0)
+    await look.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_a_failure_is_not_kept(town, monkeypatch):
     async def all_sockets():
         raise RuntimeError("out of luck")

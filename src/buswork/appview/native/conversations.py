@@ -238,9 +238,9 @@ class _Exchange:
         loop = self._loop
         if self._target.has_ended:  # whoever has its number by now may look for these queues
             raise self._ended()
-        loop.add_reader(self._answer, self._step, self._receive)
-        loop.add_reader(self._target.pidfd, self._step, self._gone)
         try:
+            loop.add_reader(self._answer, self._step, self._receive)
+            loop.add_reader(self._target.pidfd, self._step, self._gone)
             self._step(self._send)
             if self._frame:
                 loop.add_writer(self._ask, self._step, self._send_rest)

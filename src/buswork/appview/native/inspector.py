@@ -14,12 +14,7 @@ Rules
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    ExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Final
 
@@ -169,7 +164,9 @@ class Inspector:
         return owner
 
     async def ask(self, process: Process, asker: Asker, request: Request) -> JSON:
-        async with self._conversation(process, asker) as conversation:
+        is_long = request is requests.GET_CONFIGURATION
+        most_messages = MOST_LONG_MESSAGES if is_long else MOST_MESSAGES
+        async with self._conversation(process, asker, most_messages) as conversation:
             if request is requests.STATUS:
                 return await self._learn_status(process, conversation)
             return await conversation.ask(request)

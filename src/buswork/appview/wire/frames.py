@@ -103,7 +103,7 @@ class AnswerJoiner:
         self._most = most
         self._remain: int | None = None  # what is still to come, once something came
         self._payload = bytearray()
-        self._next_head = b"\0"  # with which no frame begins
+        self._next_head = b""  # of a frame that is not the last, once something came
 
     def feed(self, frame: bytes) -> bytearray | None:
         """The payload as soon as it is whole.

@@ -238,6 +238,5 @@ def answer(process: Process, payload: bytes) -> bytes:
 
 
 def _written(value: JSON) -> bytes:
-    return _ENCODER.encode(value).encode(
-        errors="replace"
-    )  # what is no text is in no configuration that was checked
+    # What is no text is in no configuration that was checked.
+    return _ENCODER.encode(value).encode(errors="replace")

@@ -108,7 +108,7 @@ class Refused(Exception):
 # -- one connection ------------------------------------------------------------------------------
 
 
-# For every read, until it is taken apart: see Shared.buffer.
+# For every read, until it is taken apart: see Shared.buffer. The loop of the process is one.
 _buffer: Final = memoryview(bytearray(PIECE_BYTES))
 
 
@@ -119,6 +119,7 @@ class Visit(ServerConnection, asyncio.BufferedProtocol):
     form: Form
     _service: socket.socket | None = None
     _is_lost = False
+    _room = _buffer
 
     def keep(self, service: socket.socket) -> None:
         """Until it is taken, or the connection is lost."""
@@ -140,10 +141,14 @@ class Visit(ServerConnection, asyncio.BufferedProtocol):
             raise
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _buffer
+        """sizehint: what TLS has. There has to be room for all of it: at the end of the stream, it
+        drops what it could not give at once."""
+        self._room = _buffer if sizehint <= PIECE_BYTES else memoryview(bytearray(sizehint))
+        return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_buffer[:nbytes]))
+        data, self._room = bytes(self._room[:nbytes]), _buffer
+        self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

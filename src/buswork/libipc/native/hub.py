@@ -124,6 +124,7 @@ class Hub:
             channel.close()
         await self._lookups.stop()
         await self._passage.stop()
+        await self._survey.stop()
         self._dialler.close()
         self._changes.close()
         self._context.close()

@@ -62,6 +62,9 @@ class Survey:
         self._answering = asyncio.Lock()
         self._unsafe = Sparing("complaints about run directories")
 
+    async def stop(self) -> None:
+        await self._looks.stop()
+
     async def services(self, who: Who) -> list[ServiceFacts]:
         await self._looks.next()
         found = self._found
