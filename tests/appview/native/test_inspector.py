@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import json
 import os
 import time
@@ -20,7 +21,7 @@ from buswork.appview.native.conversations import (
 )
 from buswork.appview.native.inspector import Inspector
 from buswork.appview.wire import requests
-from buswork.errors import AccessDenied, InvalidArgs
+from buswork.errors import AccessDenied, InvalidArgs, LimitsExceeded
 
 pytestmark = pytest.mark.processes
 
@@ -152,6 +153,21 @@ async def test_a_scan_holds_so_many_open_and_no_more(world, monkeypatch):
     assert (most, held) == (2, 0)
     assert [each.state for each in known.by_pid.values()].count(State.ACTIVE) >= 4
     await narrow.stop()
+
+
+async def test_without_descriptors_nothing_is_learned(world, monkeypatch):
+    _, process = await world.start()
+
+    @contextmanager
+    def none_left(seen):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        yield
+
+    monkeypatch.setattr(processes, "held", none_left)
+    with pytest.raises(LimitsExceeded):
+        await world.inspector.ask(process, ANYBODY, requests.STATUS)
+    await world.inspector.scan(0, of_all=True)
+    assert process.state is State.ACTIVE
 
 
 async def test_what_was_known_stays_of_who_is_not_reached(world, monkeypatch):

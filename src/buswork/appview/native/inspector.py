@@ -35,7 +35,7 @@ from buswork.appview.wire.configuration import Unusable
 from buswork.appview.wire.frames import BadFrame
 from buswork.appview.wire.requests import JSON, Request
 from buswork.bus.places import Places
-from buswork.errors import AccessDenied, BusworkError
+from buswork.errors import AccessDenied, BusworkError, LimitsExceeded
 from buswork.native.rounds import Rounds
 
 # A process that works answers within milliseconds; one that connects to somewhere is looked at
@@ -119,6 +119,8 @@ class Inspector:
         try:
             async with self._scanned.place(process.uid):
                 await self._learn(process)
+        except LimitsExceeded:
+            pass  # what is missing is missing here
         except BusworkError:
             # It is there and does not answer; or it has just ended, which the next look shows.
             self._known.learn(process, state=State.INERT)
@@ -293,8 +295,11 @@ class Inspector:
             except PermissionError as error:
                 text = f"process {process.pid} can't be reached: {error.strerror}"
                 raise AccessDenied(text) from error
-            except OSError as error:
+            except (FileNotFoundError, ProcessLookupError) as error:
                 raise errors.ProcessGone(f"process {process.pid} has ended") from error
+            except OSError as error:
+                text = f"process {process.pid} can't be held: {error.strerror}"
+                raise LimitsExceeded(text) from error
             yield target
 
 
