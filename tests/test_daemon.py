@@ -10,7 +10,7 @@ from buswork import __version__, daemon
 from buswork.authority import Limits
 from buswork.daemon import make_parser
 from buswork.service import DRAIN_SECONDS
-from buswork.store.model import Limits as StoreLimits
+from buswork.store.model.limits import Limits as StoreLimits
 
 
 @pytest.fixture

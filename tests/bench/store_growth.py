@@ -27,7 +27,8 @@ from store_reader import UNLIMITED
 from store_sockets import daemon, private_bus
 
 from buswork.client.blocking import Client
-from buswork.store.model import MAX_HISTORY_CHANGES, Store
+from buswork.store.model.limits import MAX_HISTORY_CHANGES
+from buswork.store.model.store import Store
 from buswork.store.wire.requests import READER_REQUEST
 
 BATCH = 1000

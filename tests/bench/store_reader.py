@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buswork.client.reader import Reader
-from buswork.store.model import Limits, Store
+from buswork.store.model.limits import Limits
+from buswork.store.model.store import Store
 from buswork.store.native.memory import SharedMemory
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@ import pytest
 
 from buswork import errors
 from buswork.client.errors import NotRunning, RevisionGone, typed
-from buswork.store import model
+from buswork.store.model import history
 
 
 @pytest.mark.parametrize("class_", [errors.AccessDenied, errors.Busy, errors.TimedOut])
@@ -34,4 +34,4 @@ def test_a_service_that_does_not_start_is_not_running(name):
 
 
 def test_revision_gone_has_the_name_that_the_store_gives_it():
-    assert RevisionGone.name == model.RevisionGone.name
+    assert RevisionGone.name == history.RevisionGone.name

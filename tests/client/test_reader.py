@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from buswork.client import reader as module
 from buswork.client.errors import InvalidArgs
 from buswork.client.reader import Again, Closed, Reader, Reopen, TooLarge
-from buswork.store.model import Limits, Store, is_private
+from buswork.store.model.keys import is_private
+from buswork.store.model.limits import Limits
+from buswork.store.model.store import Store
 from buswork.store.native.memory import SharedMemory
 from buswork.store.wire.memory import (
     FREED,

@@ -5,7 +5,7 @@ import pytest
 
 from buswork.client import Client, Description, InvalidArgs, Lookup, Swap
 from buswork.client.store import MAX_TTL_MS
-from buswork.store import model
+from buswork.store.model import limits
 
 
 async def test_values(shared_bus):
@@ -65,7 +65,7 @@ async def test_a_time_that_is_none(shared_bus, ttl):
 
 
 async def test_the_longest_and_the_shortest_time(shared_bus):
-    assert MAX_TTL_MS == model.MAX_TTL_MS
+    assert MAX_TTL_MS == limits.MAX_TTL_MS
     async with Client(shared_bus.address) as client:
         assert await client.store.set("key", "value", ttl=MAX_TTL_MS / 1000)
         assert await client.store.set("key", "value", ttl=5e-324)

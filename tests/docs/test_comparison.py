@@ -8,7 +8,7 @@ from support.guides import table
 
 from buswork.appview.native import conversations
 from buswork.libipc.wire.forms import SAFE_BYTES
-from buswork.store import model
+from buswork.store.model import limits
 
 ROOT = Path(__file__).parents[2]
 TEXT = " ".join((ROOT / "docs/comparison.md").read_text().split())
@@ -24,7 +24,7 @@ def measured(bench: str, figure: str) -> float:
 @pytest.mark.parametrize(
     "sentence",
     [
-        f"| {model.MAX_VALUE_BYTES >> 20} MiB |",
+        f"| {limits.MAX_VALUE_BYTES >> 20} MiB |",
         f"| has {conversations.ANSWER_SECONDS:.0f} seconds |",
         f"some {SAFE_BYTES:,} bytes for sure",
     ],

@@ -9,7 +9,7 @@ import pytest
 from support.guides import table
 
 from buswork import authority
-from buswork.store import model
+from buswork.store.model import limits
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -82,7 +82,7 @@ def mib(size):
 
 
 def test_the_limits_are_those_of_the_code():
-    own, store = authority.Limits(), model.Limits()
+    own, store = authority.Limits(), limits.Limits()
     assert dict(table(PAGE, "## What one user may have")) == {
         "calls that wait for a prompt, a device or a peer": f"{own.calls}",
         "bytes of calls that wait for their turn": mib(own.waiting_bytes),

@@ -38,7 +38,7 @@ from buswork.fsct.wing import (
 )
 from buswork.host import Host
 from buswork.log import CLAIMED, NOTICE
-from buswork.store.model import Limits as StoreLimits
+from buswork.store.model.limits import Limits as StoreLimits
 from buswork.store.wing import StoreWing
 from buswork.usb.discovery import NoHotplug
 

@@ -25,7 +25,7 @@ import asyncio, sys
 from pathlib import Path
 from buswork.authority import Authority, Limits
 from buswork.bus.polkit import Answer
-from buswork.store.model import Store
+from buswork.store.model.store import Store
 from buswork.native.places import make_sockets
 from buswork.store.native.memory import SharedMemory
 from buswork.store.native.sockets import NAMES, Doors

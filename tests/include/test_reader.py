@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from buswork.client.reader import Reader
-from buswork.store.model import Store, is_private
+from buswork.store.model.keys import is_private
+from buswork.store.model.store import Store
 from buswork.store.native.memory import SharedMemory
 from buswork.store.wire.memory import (
     FREED,

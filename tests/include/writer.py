@@ -11,7 +11,8 @@ import socket
 import sys
 import time
 
-from buswork.store.model import Limits, Store
+from buswork.store.model.limits import Limits
+from buswork.store.model.store import Store
 from buswork.store.native.memory import SharedMemory
 
 UNLIMITED = Limits(bytes_per_uid=1 << 40, keys_per_uid=1 << 30, total_bytes=1 << 40)

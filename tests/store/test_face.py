@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from buswork.store.face import StoreFace
-from buswork.store.model import Store
+from buswork.store.model.store import Store
 
 
 class MovingMemory:

@@ -15,7 +15,10 @@ from buswork.bus.objects import Face, escape_name, in_order
 from buswork.bus.ownership import Held, Holdings
 from buswork.errors import InvalidArgs, LimitsExceeded
 from buswork.log import MARKED, RESET, event
-from buswork.store.model import MAX_KEY_BYTES, Store, as_text, is_private
+from buswork.store.model.keys import is_private
+from buswork.store.model.limits import MAX_KEY_BYTES
+from buswork.store.model.store import Store
+from buswork.store.model.text import as_text
 from buswork.store.wire.lines import Change
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from buswork.errors import BusworkError
 from buswork.host import Host, Kind
 from buswork.native.places import make_sockets
 from buswork.store.face import PATH, Hints, StoreFace
-from buswork.store.model import Limits, Store
+from buswork.store.model.limits import Limits
+from buswork.store.model.store import Store
 from buswork.store.native.keep import NAME as KEPT_PREFIX
 from buswork.store.native.keep import Keep, restore
 from buswork.store.native.memory import SharedMemory

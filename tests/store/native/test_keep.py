@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from buswork.store import model
-from buswork.store.model import Limits, Store
+from buswork.store.model import limits
+from buswork.store.model.limits import Limits
+from buswork.store.model.store import Store
 from buswork.store.native import keep, memory
 from buswork.store.native.keep import Keep, restore
 from buswork.store.wire.kept import RECORD_BYTES
@@ -254,13 +255,13 @@ async def test_a_rewrite_that_fails_leaves_the_old_log(
 def test_the_unit_has_memory_for_what_may_be_full_at_once() -> None:
     unit = Path(__file__).parents[3] / "systemd/buswork.service"
     (most,) = re.findall(r"^MemoryMax=(\d+)M$", unit.read_text(), re.MULTILINE)
-    live = model.MAX_BYTES + 16 * model.MAX_KEYS_PER_UID * RECORD_BYTES
-    turn = model.MAX_BYTES_PER_UID  # a SetMany
+    live = limits.MAX_BYTES + 16 * limits.MAX_KEYS_PER_UID * RECORD_BYTES
+    turn = limits.MAX_BYTES_PER_UID  # a SetMany
     # As the module says it; or the longest old log, where it had to wait for its successor.
     logs = 4 * live + keep.SMALL_LOG + 2 * turn
-    logs = max(logs, int(keep.LONGEST * model.MAX_BYTES) + live + 2 * (live // 2 + turn))
+    logs = max(logs, int(keep.LONGEST * limits.MAX_BYTES) + live + 2 * (live // 2 + turn))
     objects, memories, unread, python = 64 << 20, 2 * memory.LARGEST, 128 << 20, 30 << 20
-    values = model.MAX_BYTES + objects + model.MAX_HISTORY_BYTES
+    values = limits.MAX_BYTES + objects + limits.MAX_HISTORY_BYTES
     # Of the socket's clients; and as tests/fsct/test_face.py measures them.
     requests, players = 64 << 20, 64 << 20
     counted = logs + values + memories + unread + requests + players + python

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from support.steps import steps
 
 from buswork.client.reader import Closed, Reader, Reopen, TooLarge
-from buswork.store.model import Limits, Store
+from buswork.store.model.limits import Limits
+from buswork.store.model.store import Store
 from buswork.store.native.generation import SEALS, Generation, Lost
 from buswork.store.native.heap import CHUNK, ORDERS, SPARES, Heap
 from buswork.store.native.memory import SharedMemory

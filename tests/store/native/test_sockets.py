@@ -24,7 +24,7 @@ from buswork.native.inflight import PER_UID
 from buswork.native.peers import Known
 from buswork.native.places import PlaceTaken, SocketFile, make_sockets
 from buswork.native.room import Buffers
-from buswork.store.model import Store
+from buswork.store.model.store import Store
 from buswork.store.native import sockets as module
 from buswork.store.native.memory import SharedMemory
 from buswork.store.native.sockets import GET_NAME, NAMES, SET_NAME, Doors, Patience

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from buswork.store.model import Limits, RevisionGone, Store
+from buswork.store.model.history import RevisionGone
+from buswork.store.model.limits import Limits
+from buswork.store.model.store import Store
 from buswork.store.native import streams as module
 from buswork.store.native.streams import WatchStream, WatchStreams
 

@@ -24,7 +24,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
-from buswork.store.model import Entry, Store, is_private
+from buswork.store.model.keys import is_private
+from buswork.store.model.store import Entry, Store
 from buswork.store.wire.kept import (
     MAGIC,
     PUT,

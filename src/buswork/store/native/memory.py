@@ -18,7 +18,8 @@ import time
 from collections.abc import Generator, Iterator
 from zlib import crc32
 
-from buswork.store.model import Store, is_private
+from buswork.store.model.keys import is_private
+from buswork.store.model.store import Store
 from buswork.store.native.generation import COUNT, OUTSIDE, SEQUENCE, STATE, Generation
 from buswork.store.native.heap import SPARES, Heap, block_of, order_of, place_at
 from buswork.store.wire.lines import Change

@@ -28,7 +28,7 @@ from buswork.native.inflight import InFlight
 from buswork.native.peers import Known, Peers
 from buswork.native.room import Charges, Crowd
 from buswork.native.shares import CHEAP_SECONDS
-from buswork.store.model import Store
+from buswork.store.model.store import Store
 from buswork.store.native.memory import SharedMemory
 from buswork.store.wire.requests import (
     NULL_REPLY,

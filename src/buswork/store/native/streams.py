@@ -11,7 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from buswork.store.model import RevisionGone, Store, visible
+from buswork.store.model.history import RevisionGone
+from buswork.store.model.keys import visible
+from buswork.store.model.store import Store
 from buswork.store.wire.lines import Change, change_line, cut_line
 
 # The most that a stream encodes and writes, or passes over, in one go; more changes than one

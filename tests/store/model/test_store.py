@@ -6,17 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from buswork.errors import AccessDenied, BusworkError, InvalidArgs, LimitsExceeded
-from buswork.store import model
-from buswork.store.model import (
-    FROM_NOW,
-    Limits,
-    NotText,
-    RevisionGone,
-    Store,
-    Usage,
-    as_text,
-    visible,
-)
+from buswork.store.model.history import CHANGE_OVERHEAD_BYTES, RevisionGone
+from buswork.store.model.limits import Limits
+from buswork.store.model.store import DEFAULT_MARK, FROM_NOW, Store, Usage
 from buswork.store.wire.lines import Change
 from buswork.store.wire.values import EMPTY, Json
 
@@ -83,20 +75,6 @@ def test_the_empty_string_of_json_is_kept_and_costs_its_quotes(store):
     assert store.usage(ME) == Usage(3, 1)
     store.set(ME, "a", b"")
     assert store.lookup(ME, "a")[0] is False
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(b"v", "v"), (b"", ""), (EMPTY, ""), (Json(b'{"a":1}'), '{"a":1}'), (Json(b"5"), "5")],
-)
-def test_as_dbus_shows_it(value, text):
-    assert as_text("k", value) == text
-
-
-@pytest.mark.parametrize("value", [Json(b'"a\\u0000b"'), Json(b'"\\ud83d"')])
-def test_not_text(value):
-    with pytest.raises(NotText, match="k has NUL"):
-        as_text("k", value)
 
 
 def test_describe_tells_writer_time_and_end(store, clock):
@@ -293,18 +271,6 @@ def test_other_keys_with_a_tilde_are_ordinary(store, key):
     store.set(ME, key, b"1")
     assert store.get(YOU, key) == b"1"
     assert store.list_keys(YOU) == [key]
-    assert not model.is_private(key)
-
-
-def test_a_watcher_sees_its_prefix_its_own_and_every_clear():
-    mine = Change(1, "~1000/a", b"1")
-    assert visible(mine, ME, "")
-    assert visible(mine, ME, "~1000/")
-    assert not visible(mine, ME, "b")
-    assert not visible(mine, 0, "")
-    assert not visible(mine, YOU, "~1000/")
-    assert visible(Change(2, "~01/a", None), YOU, "~")
-    assert visible(Change(3, None, None), YOU, "some/prefix")
 
 
 # What is refused
@@ -347,11 +313,6 @@ def test_the_longest_key_and_value_fit(store):
 def test_a_limit_says_its_name_and_number(limits, text):
     with pytest.raises(LimitsExceeded, match=text):
         small_store(**limits).set(ME, "a", b"12")
-
-
-def test_limits_are_those_of_the_contract():
-    mib = 1024 * 1024
-    assert Limits() == Limits(1024, mib, 16 * mib, 10_000, 256 * mib, 65_536, 16 * mib)
 
 
 def test_a_full_uid_can_still_shrink_delete_and_write_equal():
@@ -444,26 +405,6 @@ def test_a_ttl_that_is_refused_changes_nothing(store, ttl_ms):
     assert store.revision == 0
 
 
-@pytest.mark.parametrize("step_us", [0, 1])
-def test_renewing_a_ttl_for_ever_takes_no_memory(store, clock, step_us):
-    for number in range(100):
-        store.set(ME, f"other{number}", b"1", ttl_ms=1000)
-    for _ in range(5000):
-        clock.now_us += step_us
-        store.set(ME, "a", b"1", ttl_ms=1000)
-        store.set(ME, "a", b"1", ttl_ms=2000)
-    assert len(store._deadlines) <= 2 * 101 + 1
-    assert store.expire(clock.now_us + 2_000_000) == 101
-
-
-def test_renewing_ever_new_keys_takes_no_memory(store):
-    for number in range(5000):
-        store.set(ME, f"k{number}", b"1", ttl_ms=1000)
-        store.delete(ME, f"k{number}")
-    assert len(store._deadlines) <= model.SMALL_HEAP
-    assert store.next_expiry_us() is None
-
-
 def test_keys_go_with_the_name_they_were_lent_to(store):
     store.set(ME, "b", b"1", leaves_with=":1.7")
     store.set(ME, "a", b"1", leaves_with=":1.7")
@@ -542,16 +483,6 @@ def test_watching_from_now_starts_at_the_present_revision(store):
     assert store.watch_from(0) == 0
 
 
-def test_a_change_larger_than_the_history_leaves_none():
-    store = small_store(history_bytes=300)
-    store.set(ME, "a", b"1")
-    store.set(ME, "a", b"1" * 100)
-    assert store.changes_after(2) == []
-    with pytest.raises(RevisionGone):
-        store.changes_after(1)
-    assert store._history._bytes == 0
-
-
 def test_history_shares_the_bytes_of_the_value(store):
     value = b"v" * 1000
     store.set(ME, "a", value)
@@ -565,7 +496,7 @@ def test_history_shares_the_bytes_of_the_value(store):
 def test_a_mark_is_kept(store):
     assert store.last_mark == ""
     assert store.mark("here") == store.last_mark == "here"
-    assert store.mark("") == store.last_mark == model.DEFAULT_MARK != ""
+    assert store.mark("") == store.last_mark == DEFAULT_MARK != ""
 
 
 @pytest.mark.parametrize("text", ["a\0", "\ud800", "m" * (1024 * 1024 + 1)])
@@ -584,7 +515,7 @@ LIMITS = Limits(
     keys_per_uid=3,
     total_bytes=28,
     history_changes=25,
-    history_bytes=20 * (model.CHANGE_OVERHEAD_BYTES + 6),
+    history_bytes=20 * (CHANGE_OVERHEAD_BYTES + 6),
 )
 OPEN_KEYS = st.sampled_from(["a", "b", "c", "é/1", "é/2", "~01/x", "k" * 8])
 KEYS = OPEN_KEYS | st.sampled_from(["~0/x", "~1/x", "k" * 9, ""])
@@ -799,7 +730,7 @@ class StoreAgainstDictionary(RuleBasedStateMachine):
 
     @staticmethod
     def cost(changes):
-        overhead = model.CHANGE_OVERHEAD_BYTES * len(changes)
+        overhead = CHANGE_OVERHEAD_BYTES * len(changes)
         keys = sum(len((change.key or "").encode()) for change in changes)
         return overhead + keys + sum(len(change.value or b"") for change in changes)
 

@@ -13,82 +13,22 @@ Rules
 * Entries go when `expire` and `owner_left` are called: the time is somebody else's to watch.
 """
 
-import heapq
-import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from buswork.errors import AccessDenied, BusworkError, InvalidArgs, LimitsExceeded
+from buswork.errors import InvalidArgs, LimitsExceeded
+from buswork.store.model.deadlines import Deadlines
+from buswork.store.model.history import History
+from buswork.store.model.keys import check_access, is_foreign
+from buswork.store.model.limits import Limits
 from buswork.store.wire.lines import Change
-from buswork.store.wire.values import shown
-
-# Names, not data: four times the longest file name. All the keys of a uid are 10 MiB at most,
-# which one reply (16 MiB) to List can carry.
-MAX_KEY_BYTES = 1024
-
-# Five times what the original mapipcd takes in one message (212,000 bytes); short enough that
-# encoding one value holds nobody up.
-MAX_VALUE_BYTES = 1024 * 1024
-
-# One reply to GetMany carries about as much; larger things belong into files.
-MAX_BYTES_PER_UID = 16 * 1024 * 1024
-
-# List sorts them all while others wait; 10,000 take a few milliseconds.
-MAX_KEYS_PER_UID = 10_000
-
-# Sixteen users with full quotas, and no more of the machine's memory than that.
-MAX_BYTES = 256 * 1024 * 1024
-
-# A watcher may be away for a minute at a thousand changes a second.
-MAX_HISTORY_CHANGES = 65_536
-
-# The past may cost as much as one user's present.
-MAX_HISTORY_BYTES = 16 * 1024 * 1024
-
-# A hundred years: nothing in memory lives longer, and the end still fits D-Bus's `t`.
-MAX_TTL_MS = 100 * 366 * 24 * 3600 * 1000
-
-# What one change takes besides its key and value: measured on CPython 3.11, 64 bits.
-CHANGE_OVERHEAD_BYTES = 224
 
 # Dictionaries that share the keys. One of a million would hold everybody up: 50 ms where it grows,
 # 25 ms for a list of its keys.
 SHARDS = 64
 
-# Below so many deadlines, tidying the heap is not worth the look.
-SMALL_HEAP = 64
-
 FROM_NOW = 2**64 - 1
 DEFAULT_MARK = "-- MARK --"
-
-_PRIVATE = re.compile(r"~(0|[1-9][0-9]*)/")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much fits; a bench may lift them."""
-
-    key_bytes: int = MAX_KEY_BYTES
-    value_bytes: int = MAX_VALUE_BYTES
-    bytes_per_uid: int = MAX_BYTES_PER_UID
-    keys_per_uid: int = MAX_KEYS_PER_UID
-    total_bytes: int = MAX_BYTES
-    history_changes: int = MAX_HISTORY_CHANGES
-    history_bytes: int = MAX_HISTORY_BYTES
-    ttl_ms: int = MAX_TTL_MS
-
-
-class RevisionGone(BusworkError):
-    """The changes after a revision are not kept, or the revision is of another epoch."""
-
-    name = "org.mapipc.Error.RevisionGone"
-
-
-class NotText(BusworkError):
-    """A native client stored a string that D-Bus can't carry."""
-
-    name = "org.mapipc.Error.NotText"
 
 
 @dataclass(slots=True)
@@ -112,142 +52,8 @@ class Usage:
     keys: int = 0
 
 
-def is_private(key: str) -> bool:
-    return _PRIVATE.match(key) is not None
-
-
-def is_foreign(uid: int, key: str) -> bool:
-    """Whether key is private to another uid.
-
-    Uids are compared as text: a caller may write more digits than int() takes.
-    """
-    if key[:1] != "~":
-        return False
-    match = _PRIVATE.match(key)
-    return match is not None and match[1] != str(uid)
-
-
-def visible(change: Change, uid: int, prefix: str) -> bool:
-    """Whether a watcher with this uid and prefix is to see the change."""
-    key = change.key
-    if key is None:
-        return True
-    return key.startswith(prefix) and not is_foreign(uid, key)
-
-
-def check_access(uid: int, key: str) -> None:
-    if is_foreign(uid, key):
-        owner = key[1 : key.index("/")][:20]
-        raise AccessDenied(f"Keys that begin with ~{owner}/ belong to uid {owner} alone.")
-
-
-def as_text(key: str, value: bytes) -> str:
-    """The value as D-Bus shows it: JSON as its compact text, NotText for what is no string."""
-    text = value.decode() if type(value) is bytes else shown(value)
-    if text is None:
-        raise NotText(f"The value of {key} has NUL or half a character; mapipc reads it.")
-    return text
-
-
 def _size(key: str) -> int:
     return len(key) if key.isascii() else len(key.encode())
-
-
-class History:
-    """The latest changes, found by revision in constant time.
-
-    A dictionary is the ring: revisions are consecutive, so the oldest key is always known.
-    """
-
-    __slots__ = ("_bytes", "_changes", "_costs", "_max_bytes", "_max_changes", "oldest", "revision")
-
-    def __init__(self, max_changes: int, max_bytes: int) -> None:
-        self._changes: dict[int, Change] = {}
-        self._costs: deque[int] = deque()
-        self._bytes = 0
-        self._max_changes = max_changes
-        self._max_bytes = max_bytes
-        self.revision = 0
-        self.oldest = 1  # one more than revision when nothing is kept
-
-    def append(self, key: str | None, value: bytes | None, size: int) -> Change:
-        """`size`: of key and value together."""
-        self.revision = revision = self.revision + 1
-        change = Change(revision, key, value)
-        self._changes[revision] = change
-        cost = CHANGE_OVERHEAD_BYTES + size
-        self._costs.append(cost)
-        self._bytes += cost
-        while self._bytes > self._max_bytes or len(self._changes) > self._max_changes:
-            del self._changes[self.oldest]
-            self._bytes -= self._costs.popleft()
-            self.oldest += 1
-        return change
-
-    def check(self, revision: int) -> None:
-        """Raises RevisionGone unless every change after revision is known."""
-        if revision > self.revision:
-            raise RevisionGone(
-                f"Revision {revision} is yet to come, the present one is {self.revision}; "
-                "was it read before the daemon started anew?"
-            )
-        if revision < self.oldest - 1:
-            raise RevisionGone(
-                f"The changes after revision {revision} are not kept, only those after "
-                f"{self.oldest - 1}; read the values again."
-            )
-
-    def next_after(self, revision: int) -> Change | None:
-        change = self._changes.get(revision + 1)
-        if change is None:
-            self.check(revision)
-        return change
-
-    def after(self, revision: int) -> list[Change]:
-        self.check(revision)
-        return [self._changes[n] for n in range(revision + 1, self.revision + 1)]
-
-
-class Deadlines:
-    """When which key is due. One that was put off or taken away stays until it is met or tidied."""
-
-    __slots__ = ("_find", "_heap", "_tidy_above")
-
-    def __init__(self, find: Callable[[str], Entry | None]) -> None:
-        self._find = find
-        self._heap: list[tuple[int, str]] = []
-        self._tidy_above = SMALL_HEAP
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def add(self, expires_us: int, key: str) -> None:
-        heapq.heappush(self._heap, (expires_us, key))
-        if len(self._heap) > self._tidy_above:
-            # Renewing one key for ever must not fill the memory.
-            self._heap = list(set(filter(self._holds, self._heap)))
-            heapq.heapify(self._heap)
-            self._tidy_above = max(SMALL_HEAP, 2 * len(self._heap))
-
-    def next_us(self) -> int | None:
-        while self._heap and not self._holds(self._heap[0]):
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
-    def pop_due(self, now_us: int) -> str | None:
-        due_us = self.next_us()
-        if due_us is None or due_us > now_us:
-            return None
-        return heapq.heappop(self._heap)[1]
-
-    def clear(self) -> None:
-        self._heap.clear()
-        self._tidy_above = SMALL_HEAP
-
-    def _holds(self, deadline: tuple[int, str]) -> bool:
-        expires_us, key = deadline
-        entry = self._find(key)
-        return entry is not None and entry.expires_us == expires_us
 
 
 class Store:
@@ -271,7 +77,7 @@ class Store:
         self._count = self._bytes = 0
         self._usage: dict[int, Usage] = {}
         self._leases: dict[str, set[str]] = {}
-        self._deadlines = Deadlines(self._find)
+        self._deadlines = Deadlines(self._expiry_of)
         self._history = History(self.limits.history_changes, self.limits.history_bytes)
 
     @property
@@ -438,6 +244,10 @@ class Store:
 
     def _find(self, key: str) -> Entry | None:
         return self._shards[hash(key) % SHARDS].get(key)
+
+    def _expiry_of(self, key: str) -> int | None:
+        entry = self._shards[hash(key) % SHARDS].get(key)
+        return None if entry is None else entry.expires_us
 
     def _check_key(self, key: str) -> int:
         """The bytes that key takes."""

@@ -1,0 +1,1 @@
+"""The values, who may touch them, how long they live, and every change in order."""
