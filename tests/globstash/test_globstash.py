@@ -28,7 +28,8 @@ from buswork.bus.polkit import Answer
 from buswork.store.model.store import Store
 from buswork.native.places import make_sockets
 from buswork.store.native.memory import SharedMemory
-from buswork.store.native.sockets import NAMES, Doors
+from buswork.store.native.requests import NAMES
+from buswork.store.native.sockets import Doors
 class Yes:
     questions = 0
     async def ask(self, *_, **__):

@@ -10,7 +10,7 @@ import pytest
 
 from buswork.native import places
 from buswork.native.places import PlaceTaken, SocketFile, make_sockets
-from buswork.store.native.sockets import GET_NAME, NAMES, SET_NAME
+from buswork.store.native.requests import GET_NAME, NAMES, SET_NAME
 
 
 def leave_stale(path: Path) -> None:

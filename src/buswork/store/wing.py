@@ -14,7 +14,8 @@ from buswork.store.model.store import Store
 from buswork.store.native.keep import NAME as KEPT_PREFIX
 from buswork.store.native.keep import Keep, restore
 from buswork.store.native.memory import SharedMemory
-from buswork.store.native.sockets import NAMES, Doors
+from buswork.store.native.requests import NAMES
+from buswork.store.native.sockets import Doors
 from buswork.store.native.streams import WatchStreams
 
 log = logging.getLogger(__name__)
