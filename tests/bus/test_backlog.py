@@ -71,11 +71,13 @@ def figures(bus):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time of looks, which stands still; and the figure is asked for only after output."""
+    """The time of looks, which stands still; and the figure is asked for only after output. Of a
+    caller, the first look decides."""
     clock = Clock()
     for name in ("transport", "dispatch", "backlog"):
         monkeypatch.setattr(f"buswork.bus.{name}.time", clock)
     monkeypatch.setattr(module, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "MORE_LOOKS", 0)
     return clock
 
 
@@ -410,6 +412,31 @@ async def test_who_leaves_a_little_unread_is_no_deaf_caller(stack, toy, figures,
     figures.unread[ALICE] = module.DEAF_BYTES // 2
     assert (await stack.call(ALICE, "Echo", "s", "x")).values == ["x"]
     assert figures.asked == [ALICE]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_who_has_asked_for_much_is_given_time_to_read_it(
+    bus, stack, toy, figures, clock, monkeypatch, reads
+):
+    monkeypatch.setattr(module, "MORE_LOOKS", 2)
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0)
+    looks = []
+
+    async def unread(name):
+        looks.append(name)
+        return 0 if reads and len(looks) == 3 else module.DEAF_BYTES + 1
+
+    await be_careful(stack, figures)
+    monkeypatch.setattr(stack.edge.dispatcher.backlog, "unread", unread)
+    call = bus.call(ALICE, ROOT, TOY, "Echo", "s", ["x"])
+    await bus.settle()
+    assert looks == [ALICE] * 3
+    assert toy.calls == ([(ALICE, "x")] if reads else [])
+    assert (bus.answer_now(call) is not None) == reads
+    # Who is known for it is not waited for.
+    bus.call(ALICE, ROOT, TOY, "Echo", "s", ["y"])
+    await bus.settle()
+    assert len(looks) == (3 if reads else 4)
 
 
 async def test_who_reads_again_is_answered_again(bus, stack, toy, figures, clock):

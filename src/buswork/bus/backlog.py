@@ -44,6 +44,9 @@ DEAF_BYTES = 3 * 1024 * 1024
 DEAF_PART = 16
 # How long a look at a caller is good for, and how often the figure is asked for meanwhile.
 LOOK_SECONDS = 0.1
+# Who asks for much at once has much unread, and reads it. So nobody is deaf at the first look, but
+# after so many more, at this distance.
+MORE_LOOKS, AGAIN_SECONDS = 5, 0.1
 # Looks that are remembered; without one it costs a question to the bus.
 MAX_LOOKS = 1024
 
@@ -121,9 +124,14 @@ class Backlog:
         return self.careful and self._hearing.get(sender, 0.0) < now
 
     async def look_at(self, sender: str) -> bool:
-        """Whether a caller reads what it is sent."""
+        """Whether a caller reads what it is sent: in a while, if it has much of it just now."""
         unread = await self.unread(sender)
-        if unread > min(DEAF_BYTES, max(0, SILENT_BYTES - self._unread) // DEAF_PART):
+        for _ in range(0 if sender in self._deaf else MORE_LOOKS):
+            if unread <= self._most_unread():
+                break
+            await asyncio.sleep(AGAIN_SECONDS)
+            unread = await self.unread(sender)
+        if unread > self._most_unread():
             if sender not in self._deaf:
                 log.warning("%s leaves %d bytes unread; it is not answered", sender, unread)
             if len(self._deaf) >= MAX_LOOKS:
@@ -136,6 +144,9 @@ class Backlog:
             self._hearing.clear()
         self._hearing[sender] = time.monotonic() + LOOK_SECONDS
         return True
+
+    def _most_unread(self) -> int:
+        return min(DEAF_BYTES, max(0, SILENT_BYTES - self._unread) // DEAF_PART)
 
     async def unread(self, name: str) -> int:
         """What one caller leaves unread of what was sent before; 0 where nobody counts it."""
